@@ -504,6 +504,9 @@ def test_short_speech_is_decoded_behind_the_final_words_of_its_language(make: Ma
     assert context[2] == texts[0]
     assert not any(language == "es" for language, *_ in prefixes)
     prefixes.clear()
+    short = SessionOptions(commit_above=1.0, max_speech_s=2.5)  # no window is longer
+    listen(make(oracle=turns, parts=parts, session=short), chunks(audio, CHUNK))
+    assert prefixes == []
     transcriber = make(language="en", parts=parts, session=SessionOptions(commit_above=1.0))
     for piece in chunks(np.concatenate([first, pause]), CHUNK):
         transcriber.process(piece)

@@ -11,8 +11,6 @@ it. An interrupted append (``KeyboardInterrupt``) loses its own samples and thos
 else. The interpreter lock makes one thread's loads and stores visible in order to the other.
 """
 
-from __future__ import annotations
-
 import operator
 import os
 from contextlib import suppress

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import math
 import random
 import time
@@ -28,6 +27,7 @@ import numpy.typing as npt
 from whisperlab.util import html
 from whisperlab.util.audio_arrays import MEL_BANDS, FloatArray, as_chunk, band_decibels
 from whisperlab.util.errors import AudioFormatError, ConfigurationError
+from whisperlab.util.log import logger
 from whisperlab.util.timeline import SAMPLE_RATE
 from whisperlab.util.validation import check_range, shown
 
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     import torch
     from prometheus_client.core import Metric
 
-logger = logging.getLogger("whisperlab")
 
 StreamSpan: TypeAlias = tuple[str, int, int]  # stream id, first sample, number of samples
 Cause = Literal["silence", "repeat", "similar"]

@@ -1,12 +1,10 @@
 """TranscriberConfig: every option of a transcriber in one frozen record, by dotted names; JSON in and out."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from operator import itemgetter
-from typing import ClassVar, Literal, cast
+from typing import Literal, Self, cast
 
 from whisperlab.cache import KEYS, MAX_PRECISION
 from whisperlab.model.languages import CODES, language_code
@@ -27,7 +25,7 @@ EngineName = Literal["whisperlab", "ctranslate2"]
 
 
 @dataclass(slots=True, frozen=True)
-class SessionOptions(Options):
+class SessionOptions(Options, group="session"):
     """How running speech becomes final text.
 
     Earlier text is never a prompt. A change of language that has led for `whisperlab.streaming.smoothing.PATIENCE` of
@@ -35,12 +33,8 @@ class SessionOptions(Options):
     at fixed positions of the stream, so they do not depend on the machine.
     """
 
-    GROUP: ClassVar[str] = "session"
-
     step_ms: int = option(1000, "time between two decodes of running speech, milliseconds", 100, 30_000)
-    max_speech_s: float = option(
-        10.0, "longest window that is decoded at once, seconds; longer speech is cut at a pause", 2, 28
-    )
+    max_speech_s: float = option(10.0, "longest window of a decode, seconds; longer speech is cut at a pause", 2, 28)
     policy: Policy = option(
         "agreement",
         "when words are final: 'agreement' of two decodes, or 'alignatt': one decode whose attention lies "
@@ -87,10 +81,8 @@ class SessionOptions(Options):
 
 
 @dataclass(slots=True, frozen=True)
-class CacheOptions(Options):
+class CacheOptions(Options, group="cache"):
     """The encoder cache in front of language-ID (`whisperlab.cache.EncoderCache`)."""
-
-    GROUP: ClassVar[str] = "cache"
 
     size: int = option(50, "most entries; 50 are 5 s of language-ID at 10 Hz", 0)
     hash_precision: int = option(6, "decimals that the 'rounded' key keeps", 0, MAX_PRECISION)
@@ -107,10 +99,8 @@ class CacheOptions(Options):
 
 
 @dataclass(slots=True, frozen=True)
-class ComputeOptions(Options):
+class ComputeOptions(Options, group="compute"):
     """Where and how the network runs."""
-
-    GROUP: ClassVar[str] = "compute"
 
     engine: EngineName = option(
         "whisperlab",
@@ -137,10 +127,8 @@ class ComputeOptions(Options):
 
 
 @dataclass(slots=True, frozen=True)
-class MonitoringOptions(Options):
+class MonitoringOptions(Options, group="monitoring"):
     """Warnings and log lines. The limits of the performance guide (docs/guide.md) are 10 ms and 0.4."""
-
-    GROUP: ClassVar[str] = "monitoring"
 
     lid_p95_limit_ms: float | None = option(None, "warn if the p95 of `lid.total` exceeds this; None: never")
     hit_rate_limit: float | None = option(None, "warn if the cache hit rate is below this; None: never")
@@ -163,9 +151,7 @@ class TranscriberConfig(Options):
     """
 
     languages: tuple[str, ...] | None = option(None, "allowed languages; None: all that the model knows")
-    sampling_rate: int = option(
-        SAMPLE_RATE, "samples per second of the chunks; other rates than 16000 are resampled", 1000, 1_000_000
-    )
+    sampling_rate: int = option(SAMPLE_RATE, "samples per second of the chunks; resampled to 16000", 1000, 1_000_000)
     language: str | None = option(None, "the only language of the audio: language-ID does not run")
     oracle: tuple[tuple[float, str], ...] | None = option(None, "the language switches as (seconds, language) pairs")
     decode: bool = option(True, "False: only voice activity and language-ID run, and switches need no text")
@@ -209,7 +195,7 @@ class TranscriberConfig(Options):
         return {**described(cls), **grouped}
 
     @classmethod
-    def from_json(cls, value: Mapping[str, object] | str) -> TranscriberConfig:
+    def from_json(cls, value: Mapping[str, object] | str) -> Self:
         """From JSON, nested or dotted; missing options have defaults. Raises ConfigurationError."""
         if isinstance(value, str):
             value = json.loads(value)
@@ -217,7 +203,7 @@ class TranscriberConfig(Options):
             raise ConfigurationError(f"a configuration is an object of options, got {shown(value)}")
         return cls().replace(flat(value))
 
-    def replace(self, options: Mapping[str, object]) -> TranscriberConfig:
+    def replace(self, options: Mapping[str, object]) -> Self:
         """A copy with other values of some options, given by their dotted names or as groups."""
         own: dict[str, object] = {}
         grouped: dict[str, dict[str, object]] = {}
@@ -242,11 +228,8 @@ class TranscriberConfig(Options):
 
     def changes(self) -> dict[str, JsonValue]:
         """The options that differ from their defaults, nested by group."""
-        base = TranscriberConfig().flat()
-        return nested({name: value for name, value in self.flat().items() if value != base[name]})
-
-    def flat(self) -> dict[str, JsonValue]:
-        return flat(self.to_json())
+        base = flat(TranscriberConfig().to_json())
+        return nested({name: value for name, value in flat(self.to_json()).items() if value != base[name]})
 
 
 GROUPS = {each.name: type(each.default) for each in fields(TranscriberConfig) if isinstance(each.default, Options)}

@@ -9,7 +9,6 @@ atomic, and about 20 µs of folding every 256 records.
 from __future__ import annotations
 
 import functools
-import logging
 import math
 import statistics
 import threading
@@ -24,6 +23,7 @@ import numpy.typing as npt
 
 from whisperlab.util import html
 from whisperlab.util.errors import ConfigurationError, TimerError
+from whisperlab.util.log import logger
 from whisperlab.util.prometheus import StreamExporter
 from whisperlab.util.text_table import text_table
 from whisperlab.util.validation import check_range, shown
@@ -44,7 +44,6 @@ _NS_PER_MS = 1e6
 _NS_PER_S = 1e9
 MOST_SAMPLES = 10_000_000  # of one operation: 80 MB
 _MAX_S = 2**63 / _NS_PER_S - 1  # the range of an int64 of nanoseconds: 292 years
-_LOGGER = logging.getLogger("whisperlab")
 
 
 @dataclass(frozen=True, slots=True)
@@ -369,6 +368,6 @@ def _log_every(interval_s: float, metrics: PerformanceMetrics) -> None:
             del found  # otherwise this thread would keep it alive through the next wait
             parts = (f"{name} {row['p50']:.3f}/{row['p95']:.3f} ({row['count']})" for name, row in table.items())
             if table:
-                _LOGGER.info("latency p50/p95 ms (count): " + ", ".join(parts))
+                logger.info("latency p50/p95 ms (count): " + ", ".join(parts))
 
     threading.Thread(target=log, name="whisperlab-metrics", daemon=True).start()

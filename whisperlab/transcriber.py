@@ -4,19 +4,16 @@ The class is a facade: it checks calls and serialises them. The parts are in `wh
 `whisperlab.streaming.stream` drives them.
 """
 
-from __future__ import annotations
-
 import os
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy.typing as npt
 
 from whisperlab.buffer import RingBuffer
 from whisperlab.config import TranscriberConfig
-from whisperlab.model.weights import Weights, load_weights, weights_of
+from whisperlab.model.weights import Model, load_weights, weights_of
 from whisperlab.streaming.assembly import Assembly, Parts
 from whisperlab.streaming.results import ProcessResult, ResultBuilder
 from whisperlab.streaming.stream import Stream
@@ -26,9 +23,6 @@ from whisperlab.util.json_values import Json
 from whisperlab.util.options import KEYWORDS
 from whisperlab.util.threads import torch_threads
 from whisperlab.util.timeline import SAMPLE_RATE, seconds
-
-if TYPE_CHECKING:
-    from whisper.model import Whisper
 
 MAX_LOAD_LEVEL = 2
 _DEFAULTS = {"languages": None, "sampling_rate": SAMPLE_RATE, "lid_hop_ms": 100, "device": None}
@@ -70,7 +64,7 @@ class SessionRestartTranscriber:
 
     def __init__(
         self,
-        model: str | Path | Whisper | Weights = "base",
+        model: "str | Path | Model" = "base",
         languages: Sequence[str] | None = None,
         sampling_rate: int = SAMPLE_RATE,
         lid_hop_ms: int = 100,
@@ -160,11 +154,9 @@ class SessionRestartTranscriber:
         with self._working:
             stream = self.parts.stream
             if self._unfinished:
-                raise StreamBrokenError(
-                    f"{self._unfinished}() was interrupted {seconds(stream.context.history.received):.3f} s into this "
-                    "stream, whose state is undefined now; latest holds what that call had made final, and reset() "
-                    "starts a new stream"
-                )
+                at = f"{seconds(stream.context.history.received):.3f} s into this stream, whose state is undefined now"
+                remedy = "latest holds what that call had made final, and reset() starts a new stream"
+                raise StreamBrokenError(f"{self._unfinished}() was interrupted {at}; {remedy}")
             if stream.ended and call != "finalize":
                 raise StreamEndedError("this stream was finalised; reset() starts a new one")
             self._unfinished = call

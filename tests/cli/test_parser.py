@@ -19,6 +19,7 @@ from whisperlab.cli import commands
 from whisperlab.cli.arguments import Parser, languages_as_codes, parse
 from whisperlab.cli.console import ERASE, Console
 from whisperlab.util.errors import ConfigurationError
+from whisperlab.util.threads import THREADS
 
 
 def all_parsers(parser: Parser) -> Iterator[Parser]:
@@ -74,6 +75,11 @@ def test_english_names_of_languages_are_accepted(command: list[str]) -> None:
     args = parsed(*command, "--languages", "english,Spanish")
     languages_as_codes(args)
     assert args.languages == ["en", "es"]
+
+
+@pytest.mark.parametrize("command", [["transcribe", "a.wav"], ["sweep"], ["bench", "systems"]])
+def test_commands_compute_on_the_default_number_of_threads(command: list[str]) -> None:
+    assert parsed(*command).threads == THREADS
 
 
 def test_common_options_stand_before_or_after_the_action() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -20,7 +21,6 @@ from whisperlab.evaluation.trace import Reference, ReferenceSegment
 from whisperlab.experiments.regret import (
     CAUSES,
     Changes,
-    Output,
     Regret,
     attribute,
     errors_by_word,
@@ -38,6 +38,13 @@ SCENE = (
     ReferenceSegment(10.0, 11.0, "en", "six seven"),
 )
 TRUE = ((0.0, "en"), (5.0, "es"), (10.0, "en"), (13.0, "fr"))  # the last is where it was found, in the gap
+
+
+class Output(NamedTuple):
+    """What regret needs of a trace."""
+
+    segments: tuple[SessionSegment, ...] = ()
+    switches: tuple[Switch, ...] = ()
 
 
 def recording(segments: Sequence[ReferenceSegment] = SCENE) -> Recording:

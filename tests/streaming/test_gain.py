@@ -14,7 +14,7 @@ from whisperlab import SessionRestartTranscriber
 from whisperlab.streaming.vad import SileroDetector, SpeechGate, VadOptions
 from whisperlab.util.audio_arrays import FloatArray, chunks
 from whisperlab.util.errors import ConfigurationError
-from whisperlab.util.gain import MAX_GAIN_DB, NORMAL, RecentLevel, dbfs, gain_for, level_of, lifted
+from whisperlab.util.gain import MAX_GAIN_DB, NORMAL, dbfs, gain_for, level_of, lifted, recent_level
 from whisperlab.util.timeline import SAMPLE_RATE, VAD_FRAME, Span
 
 if TYPE_CHECKING:
@@ -73,12 +73,12 @@ def test_a_click_does_not_hide_that_audio_is_quiet() -> None:
 
 
 def test_the_recent_level_rises_at_once_and_falls_two_decibels_per_second() -> None:
-    level = RecentLevel()
-    assert level.push(0.1) == 0.1
+    assert recent_level(0.0, 0.1) == 0.1
+    level = 0.1
     for _ in range(round(10 * SAMPLE_RATE / VAD_FRAME)):
-        level.push(0.0)
-    assert dbfs(level.value) == pytest.approx(-40, abs=0.1)
-    assert level.push(0.5) == 0.5
+        level = recent_level(level, 0.0)
+    assert dbfs(level) == pytest.approx(-40, abs=0.1)
+    assert recent_level(level, 0.5) == 0.5
     assert dbfs(0.0) is None
 
 
@@ -120,7 +120,7 @@ def test_noise_is_not_speech_however_much_it_is_amplified(noise: str) -> None:
 def test_quiet_speech_of_few_bits_breaks_nothing(scene: Scene, bits: int) -> None:
     one = gate()
     spans(one, quieter(scene.audio[: 4 * SAMPLE_RATE], 45, bits))
-    assert one.level.value >= 0
+    assert one.level >= 0
 
 
 @pytest.mark.model

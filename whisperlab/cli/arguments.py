@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 from whisperlab.model.languages import language_code
 from whisperlab.util.errors import ConfigurationError, MissingDependencyError, TraceError
 from whisperlab.util.files import AUDIO
-from whisperlab.util.threads import THREADS
-from whisperlab.util.validation import shown
+from whisperlab.util.validation import from_json, shown
 
 if TYPE_CHECKING:
     from whisperlab.data import Recording
@@ -56,16 +55,13 @@ class Parser(argparse.ArgumentParser):
     def _get_formatter(self) -> argparse.HelpFormatter:
         return Help(prog=self.prog)
 
-    def option(self, names: str, text: str, **settings: Any) -> None:
-        """Add an argument; ``names`` are separated by spaces."""
-        self.add_argument(*names.split(), help=text, **settings)
-
     def declare(self, group: str, **more: Mapping[str, Any]) -> None:
         """Add the arguments of a group of ``options.toml``; ``more`` has further settings of some of them, by name."""
         self.register("action", "yes_or_no", argparse.BooleanOptionalAction)
         for names, declared in OPTIONS[group].items():
             if "group" in declared:
-                self.declare(declared["group"])
+                defaults = declared.get("defaults", {}).items()
+                self.declare(declared["group"], **{name: {"default": value} for name, value in defaults})
                 continue
             settings = {**declared, **more.get(names.split()[-1].lstrip("-"), {})}
             if isinstance(kind := settings.get("type"), str):
@@ -171,6 +167,17 @@ def whole_numbers(text: str) -> list[int]:
         raise argparse.ArgumentTypeError(f"expected whole numbers like 10,50, got {shown(text)}") from error
 
 
+def parameter(text: str) -> tuple[str, object]:
+    """An argument like ``LIMIT=3``, ``KEYS=["span"]`` or ``CORPUS=ivr-five``. A value that is not JSON is text."""
+    name, equals, value = text.partition("=")
+    if not name.isidentifier() or not equals:
+        raise argparse.ArgumentTypeError(f"expected NAME=VALUE, got {shown(text)}")
+    try:
+        return name, from_json(value)
+    except ValueError:
+        return name, value
+
+
 def _number(kind: type[float], fits: Callable[[float], bool], expected: str) -> Callable[[str], float]:
     def number(text: str) -> float:
         with suppress(ValueError):
@@ -185,8 +192,9 @@ positive = _number(float, lambda number: 0 < number < math.inf, "a number above 
 positive_int = _number(int, lambda number: number > 0, "a whole number above zero")
 share = _number(float, lambda number: 0 <= number <= 1, "a number from 0 to 1")
 # The types of options.toml.
-TYPES: dict[str, Callable[[str], object]] = {"Path": Path, "int": int, "positive": positive, "share": share}
-TYPES |= {"positive_int": positive_int, "comma_list": comma_list, "whole_numbers": whole_numbers}
+TYPES: dict[str, Callable[[str], object]] = {"Path": Path, "int": int, "parameter": parameter}
+TYPES |= {"positive": positive, "positive_int": positive_int, "share": share}
+TYPES |= {"comma_list": comma_list, "whole_numbers": whole_numbers}
 
 
 def add_common_arguments(parser: Parser, *, nested: bool = False) -> None:
@@ -195,21 +203,8 @@ def add_common_arguments(parser: Parser, *, nested: bool = False) -> None:
     parser.declare("common", **{name: {"default": argparse.SUPPRESS} for name in names})
 
 
-def add_threads_argument(parser: Parser, default: int | None = THREADS, of: str = "") -> None:
-    """``--threads``; ``of`` is the prefix of its help text, for a command that does several things."""
-    text = f"{of}compute threads; whisperlab doctor measures the effect of a second one (default: {THREADS})"
-    parser.option("--threads", text, type=positive_int, default=default, metavar="N")
-
-
-def add_model_arguments(parser: Parser, device: str = "--device") -> None:
-    parser.declare("model")
-    parser.option(device, "cpu or cuda (default: cpu)", dest="device")
-    parser.declare("streaming")
-    add_threads_argument(parser)
-
-
 def model_options(args: argparse.Namespace) -> dict[str, Any]:
-    """The arguments of `add_model_arguments` as keyword arguments of the transcriber."""
+    """The arguments of the groups ``model`` and ``streaming`` as keyword arguments of the transcriber."""
     return {name: getattr(args, name) for name in ("model", "languages", "lid_hop_ms", "device", "engine", "threads")}
 
 
@@ -252,7 +247,6 @@ def distribution(name: str) -> str:
 
 def is_there(name: str) -> bool:
     """Whether a library is installed, by import name. It is not imported."""
-    try:
+    with suppress(ImportError, ValueError):
         return find_spec(name) is not None
-    except (ImportError, ValueError):
-        return False
+    return False

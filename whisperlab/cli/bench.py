@@ -13,18 +13,11 @@ from itertools import chain
 from typing import TypeAlias
 
 from whisperlab.cli import arguments
-from whisperlab.cli.arguments import Parser
 from whisperlab.cli.console import Console, counted
 from whisperlab.util.process import provenance
 from whisperlab.util.text_table import text_table
 
 Found: TypeAlias = tuple[Mapping[str, object], Sequence[Sequence[Mapping[str, object]]]]  # JSON, and tables
-
-
-def add_arguments(parser: Parser) -> None:
-    parser.declare("bench", what={"choices": tuple(_BENCHES)})
-    arguments.add_threads_argument(parser, of="(systems) ")
-    parser.declare("bench_runs")
 
 
 def run(args: argparse.Namespace, console: Console) -> None:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from whisperlab.cli import arguments
-from whisperlab.cli.arguments import Parser, positive_int
 from whisperlab.cli.console import Console, counted
 from whisperlab.util.process import provenance
 from whisperlab.util.text_table import text_table
@@ -26,20 +25,6 @@ if TYPE_CHECKING:
 # Arguments that do not apply to sweeps, with their defaults.
 RUNNING = {"corpus": "ivr-five", "split": "dev", "limit": None, "rounds": 1, "model": "base", "threads": THREADS}
 RUNNING |= {"regret": False}
-
-
-def add_arguments(parser: Parser) -> None:
-    add = parser.option
-    add("a", "a configuration, or the folder of a sweep", metavar="A")
-    add("b", "the configuration, or the folder, to compare it with", metavar="B")
-    add("--corpus", f"the speech (default: {RUNNING['corpus']})", metavar="NAME|MANIFEST")
-    add("--split", f"dev or test (default: {RUNNING['split']})")
-    add("--limit", "only the first N recordings (default: all)", type=positive_int, metavar="N")
-    text = "run each recording N times; only the comparison of times improves (default: 1)"
-    add("--rounds", text, type=positive_int, metavar="N")
-    add("--regret", "also say which cause each wrong word has: 8 more runs each", action="store_true", default=None)
-    add("--model", f"model name, checkpoint file or folder (default: {RUNNING['model']})")
-    arguments.add_threads_argument(parser, default=None)
 
 
 def run(args: argparse.Namespace, console: Console) -> None:

@@ -3,14 +3,13 @@
 import argparse
 
 from whisperlab.cli import transcribe
-from whisperlab.cli.arguments import Parser, add_model_arguments, require
+from whisperlab.cli.arguments import Parser, require
 from whisperlab.cli.console import Console
 from whisperlab.util.text_table import text_table
 
 
 def add_arguments(parser: Parser) -> None:
     parser.declare("listen")
-    add_model_arguments(parser, "--compute-device")
     transcribe.add_result_arguments(parser)
     parser.set_defaults(audio=["microphone"], channel="mix", track=None, rate=None, pace="real")
 

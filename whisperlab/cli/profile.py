@@ -11,8 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from whisperlab.cli import arguments
-from whisperlab.cli.arguments import PAGES, Parser, add_model_arguments, is_there, model_options, require
+from whisperlab.cli.arguments import OPTIONS, PAGES, is_there, model_options, require
 from whisperlab.cli.console import Console
 from whisperlab.util.files import write_atomic
 from whisperlab.util.process import provenance
@@ -21,17 +20,9 @@ if TYPE_CHECKING:
     from whisperlab.profiling.records import Operators, Record, Records
 
 
-# The pass of each flag; every pass is a function of whisperlab.profiling.passes.
-PASSES = arguments.TABLES["profile_passes"]
+PASSES = [flag[2:].replace("-", "_") for flag in OPTIONS["passes"]]
 TOOLS = {"heap": "memray", "cpu": "pyinstrument", "lines": "line_profiler"}  # optional libraries
 LONG = ("page", "trace")  # fields that are too long for JSON
-
-
-def add_arguments(parser: Parser) -> None:
-    for name, meaning in {**PASSES, "all": "all passes"}.items():
-        parser.option(f"--{name.replace('_', '-')}", meaning, action="store_true")
-    parser.declare("profile")
-    add_model_arguments(parser)
 
 
 def run(args: argparse.Namespace, console: Console) -> None:
@@ -45,7 +36,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
 
     if args.out and args.out.suffix != ".html":
         args.parser.error(f"--out must end with .html, got {args.out}")
-    chosen = [name for name in PASSES if args.all or getattr(args, name)] or list(PASSES)
+    chosen = [name for name in PASSES if args.all or getattr(args, name)] or PASSES
     for option, needed in (("trace", "ops"), ("function", "lines")):
         if getattr(args, option) and needed not in chosen:
             args.parser.error(f"--{option} needs the pass --{needed}")

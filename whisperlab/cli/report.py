@@ -13,29 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from whisperlab.cli.arguments import PAGES, Parser, refuse_audio, require
+from whisperlab.cli.arguments import PAGES, refuse_audio, require
 from whisperlab.cli.console import Console
 from whisperlab.cli.score import read_references, streams
 from whisperlab.util.errors import SweepError, TraceError
-from whisperlab.util.validation import from_json, shown
 
 if TYPE_CHECKING:
     from whisperlab.report.sweep import SweepReport
-
-
-def add_arguments(parser: Parser) -> None:
-    parser.declare("report", parameter={"type": parameter})
-
-
-def parameter(text: str) -> tuple[str, object]:
-    """An argument like ``LIMIT=3``, ``KEYS=["span"]`` or ``CORPUS=ivr-five``. A value that is not JSON is text."""
-    name, equals, value = text.partition("=")
-    if not name.isidentifier() or not equals:
-        raise argparse.ArgumentTypeError(f"expected NAME=VALUE, got {shown(text)}")
-    try:
-        return name, from_json(value)
-    except ValueError:
-        return name, value
 
 
 def run(args: argparse.Namespace, console: Console) -> None:

@@ -10,16 +10,10 @@ give each worker a core.
 import argparse
 
 from whisperlab.cli import arguments
-from whisperlab.cli.arguments import Parser
 from whisperlab.cli.console import Console, counted, percent
-from whisperlab.cli.sweep import add_run_arguments, check_out, loaded, running, shared, show_plan
+from whisperlab.cli.sweep import check_out, loaded, running, shared, show_plan
 from whisperlab.util.errors import SweepError
 from whisperlab.util.text_table import text_table
-
-
-def add_arguments(parser: Parser) -> None:
-    parser.declare("search")
-    add_run_arguments(parser, split="dev", out="reports/search")
 
 
 def run(args: argparse.Namespace, console: Console) -> None:

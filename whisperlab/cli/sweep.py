@@ -12,11 +12,10 @@ import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from whisperlab.cli import arguments
-from whisperlab.cli.arguments import TABLES, Parser
+from whisperlab.cli.arguments import TABLES
 from whisperlab.cli.console import Console, counted, percent
 from whisperlab.util.errors import SweepError
 from whisperlab.util.text_table import text_table
@@ -28,18 +27,6 @@ if TYPE_CHECKING:
 
 # The columns of the table; --json has all of them.
 COLUMNS = TABLES["sweep_columns"]
-
-
-def add_arguments(parser: Parser) -> None:
-    add_run_arguments(parser, split="test", out="reports/sweep")
-    parser.declare("sweep")
-
-
-def add_run_arguments(parser: Parser, *, split: str, out: str) -> None:
-    """The arguments that grids and searches share: recordings, model, folder of the results, workers."""
-    parser.declare("run", split={"default": split}, out={"default": Path(out)})
-    arguments.add_threads_argument(parser)
-    parser.declare("ray")
 
 
 def run(args: argparse.Namespace, console: Console) -> None:
@@ -91,13 +78,9 @@ def loaded(args: argparse.Namespace, recordings: Sequence[Recording], console: C
 def running(args: argparse.Namespace, model: Weights, digest: str, console: Console) -> Iterator[RunOptions]:
     """The options of a sweep or search; after Ctrl-C prints the one command that continues it."""
     try:
-        yield {
-            **workers(args, model, digest, console),
-            "model_digest": digest,
-            "retry_failed": args.retry_failed,
-            "progress": console.err.isatty() and not console.quiet,
-            "say": console.note,
-        }
+        output: RunOptions = {"progress": console.err.isatty() and not console.quiet, "say": console.note}
+        run: RunOptions = {"model_digest": digest, "retry_failed": args.retry_failed}
+        yield {**workers(args, model, digest, console), **run, **output}
     except KeyboardInterrupt:
         command = [*args.argv, *([] if args.resume or args.retry_failed else ["--resume"])]
         console.note(f"To continue: {shlex.join(['whisperlab', *command])}")

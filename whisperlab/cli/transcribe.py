@@ -13,7 +13,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from whisperlab.cli.arguments import Parser, add_model_arguments, comma_list, model_options
+from whisperlab.cli.arguments import Parser, comma_list, model_options
 from whisperlab.cli.console import Console, LiveText
 from whisperlab.evaluation.transcripts import FORMATS, SubtitleOptions, Transcript, to_text
 from whisperlab.streaming.results import ProcessResult, SessionSegment
@@ -36,7 +36,6 @@ ONE_FILE = {"srt", "vtt", "tsv", "textgrid"}  # formats that have no place for t
 
 
 def add_arguments(parser: Parser) -> None:
-    add_model_arguments(parser)
     parser.declare("transcribe", channel={"type": channel})
     add_result_arguments(parser)
 
@@ -46,8 +45,8 @@ def add_result_arguments(parser: Parser) -> None:
     text = f"print this format: {', '.join(FORMATS)} or json (several, with commas, need --out)"
     parser.declare("result", output={"type": formats, "help": text})
     for name, known in described(SubtitleOptions).items():
-        default, text = known.default, f"subtitles: {known.meaning}"
-        parser.option(f"--{name.replace('_', '-')}", text, type=type(default), default=default, metavar="N")
+        name, text = f"--{name.replace('_', '-')}", f"subtitles: {known.meaning}"
+        parser.add_argument(name, help=text, type=type(known.default), default=known.default, metavar="N")
     parser.declare("trace")
 
 
@@ -225,7 +224,7 @@ def document(name: str, traces: Mapping[Label, Trace]) -> dict[str, object]:
         found: dict[str, Sequence[Mapping[str, object]]] = {
             "segments": segments,
             "switches": [switch.to_dict() for switch in trace.switches],
-            "untranscribed": [{"start": seconds(span.start), "end": seconds(span.end)} for span in trace.untranscribed],
+            "untranscribed": [span.to_dict() for span in trace.untranscribed],
             "language_outside": [flag.to_dict() for flag in trace.flags if flag.outside],
             "language_doubtful": [flag.to_dict() for flag in trace.flags if not flag.outside],
         }

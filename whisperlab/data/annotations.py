@@ -1,7 +1,5 @@
 """Annotations in other programs' formats as recordings of a manifest. `annotations.toml` has one row per format."""
 
-from __future__ import annotations
-
 import csv
 import re
 import tomllib
@@ -40,7 +38,7 @@ class Row(NamedTuple):
     whole: bool = False  # a recording of its own; otherwise a segment of its file
     id: str = ""
     split: str = ""
-    spans: tuple[Row, ...] = ()  # the segments of a whole row, from its start on
+    spans: tuple["Row", ...] = ()  # the segments of a whole row, from its start on
     content: bytes = b""  # of the audio file, if the format contains it
 
 

@@ -1,10 +1,7 @@
 """Decoding of audio files by FFmpeg, in a child process with limits, and a log line for each incomplete file."""
 
-from __future__ import annotations
-
 import atexit
 import json
-import logging
 import os
 import re
 import signal
@@ -13,18 +10,15 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from whisperlab.util.audio_arrays import MAX_FILE_CHANNELS, Part, full_scale
 from whisperlab.util.errors import AudioFormatError
+from whisperlab.util.log import logger
 from whisperlab.util.validation import check_range
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-logger = logging.getLogger("whisperlab")
 
 _MAX_VALUES = 2**30  # decoded values of all channels (4 GiB): a small FLAC file can hold days of silence
 _TYPES = {"u8": "u1", "s16": "i2", "s32": "i4", "s64": "i8", "flt": "f4", "dbl": "f8"}

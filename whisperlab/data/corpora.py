@@ -49,7 +49,7 @@ class Recipe:
     """A corpus to build: its languages, and the minimum seconds of audio per split."""
 
     name: str
-    languages: tuple[str, ...]
+    languages: Sequence[str]
     seconds: Mapping[str, float]
     description: str
 
@@ -67,9 +67,7 @@ VOICES = {
     lang: Voice(lang, **facts | {name: Package(*facts[name]) for name in ("audio", "texts")})
     for lang, facts in _FACTS["voices"].items()
 }
-RECIPES = {
-    name: Recipe(name, **facts | {"languages": tuple(facts["languages"])}) for name, facts in _FACTS["recipes"].items()
-}
+RECIPES = {name: Recipe(name, **facts) for name, facts in _FACTS["recipes"].items()}
 
 
 def recipe(name: str) -> Recipe:
@@ -179,7 +177,7 @@ def build(
 
 def _build(folder: Path, made: Recipe, seed: int, packages: Path, accept_newer: bool, say: Say) -> None:
     files = {package.name: debian.verified(package, packages, accept_newer) for package in made.packages}
-    texts = _read_texts(files)
+    texts = {lang: clean_texts(voice, files[voice.texts.name]) for lang, voice in VOICES.items()}
     sentence_of = scenes.sentences(texts)
     pool: list[Prompt] = []
     for voice in made.voices:
@@ -194,19 +192,10 @@ def _build(folder: Path, made: Recipe, seed: int, packages: Path, accept_newer: 
         recordings += of_split
     used = [Package(name, debian.version_of(deb), file_sha256(deb)) for name, deb in files.items()]
     (folder / "CARD.md").write_text(_card(made, seed, recordings, used), encoding="utf-8")
-    state = {
-        "version": RECIPE_VERSION,
-        "name": made.name,
-        "seed": seed,
-        "packages": {p.name: p.sha256 for p in used},
-        "manifests": {path.name: file_sha256(path) for path in sorted(folder.glob("manifest-*.jsonl"))},
-    }
+    packed = {p.name: p.sha256 for p in used}
+    manifests = {path.name: file_sha256(path) for path in sorted(folder.glob("manifest-*.jsonl"))}
+    state = {"version": RECIPE_VERSION, "name": made.name, "seed": seed, "packages": packed, "manifests": manifests}
     (folder / "recipe.json").write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
-
-
-def _read_texts(files: Mapping[str, Path]) -> dict[str, dict[str, str]]:
-    """The clean texts of all languages, by language and key."""
-    return {lang: clean_texts(voice, files[voice.texts.name]) for lang, voice in VOICES.items()}
 
 
 def clean_texts(voice: Voice, deb: Path) -> dict[str, str]:

@@ -5,8 +5,6 @@ standard input. The answer is one JSON object per line; the samples of a block f
 neither numpy nor whisperlab, so that it starts quickly.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -19,16 +17,14 @@ from itertools import pairwise
 from mmap import ACCESS_COPY, mmap
 from pathlib import Path
 from types import SimpleNamespace
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 import av
 import av.logging
+from av import AudioFrame, AudioStream
 from av.audio.plane import AudioPlane
+from av.container import InputContainer
 from av.stream import Disposition
-
-if TYPE_CHECKING:
-    from av import AudioFrame, AudioStream
-    from av.container import InputContainer
 
 _TABLES = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
 
@@ -241,7 +237,7 @@ class Decoding:
                 n_bad, why = n_bad + 1, why or f", {self._reason(error)}"
                 continue
             for frame in frames:
-                if isinstance(frame, av.AudioFrame) and frame.samples:
+                if isinstance(frame, AudioFrame) and frame.samples:
                     self._add(frame, clock.gap_s(frame) if clock else 0.0)
         if n_bad:
             return f"{n_bad} damaged packet{'s' * (n_bad > 1)}{why}"

@@ -1,9 +1,6 @@
 """Manifests: lists of recordings with their transcripts, as JSON lines in NeMo's format."""
 
-from __future__ import annotations
-
 import json
-import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
@@ -17,9 +14,8 @@ from whisperlab.util.audio_arrays import FloatArray, duration_s
 from whisperlab.util.errors import AudioFormatError, ManifestError, TraceError, UnknownLanguageError
 from whisperlab.util.files import read_text, write_atomic
 from whisperlab.util.json_values import Json, JsonValue
+from whisperlab.util.log import logger
 from whisperlab.util.validation import AMOUNT, AMOUNT_OR_NULL, TEXT, Field, from_json, is_number, shown
-
-logger = logging.getLogger("whisperlab")
 
 # Fields of a recording and of a segment, and those that may be missing.
 _LINE = {"audio_filepath": TEXT, "duration": AMOUNT, "text": TEXT}
@@ -92,7 +88,7 @@ class Totals:
     speech_s: Mapping[str, float]  # by language, in alphabetical order
 
     @classmethod
-    def of(cls, recordings: Sequence[Recording]) -> Totals:
+    def of(cls, recordings: Sequence[Recording]) -> "Totals":
         """Add up the recordings."""
         segments = [segment for recording in recordings for segment in recording.segments]
         languages = sorted({segment.lang for segment in segments})

@@ -124,11 +124,9 @@ def _token_texts(steps: Sequence[Json]) -> Iterator[Json]:
         tokens[kept[-1] :] = step["generated_tokens"]
     lasting = [*accumulate([len(tokens), *reversed(kept[1:])], min)][::-1]  # how many of each step's stay to the end
     shown, done = list[str](), 0
-    for number, (step, final) in enumerate(zip(steps, lasting, strict=True)):
-        shown[kept[number] :] = step["generated_tokens"]
-        while final > done and (
-            number < open_until.get(final, 0) or not _starts_word(decode(tokens[final : final + 1]))
-        ):
+    for n, (step, final) in enumerate(zip(steps, lasting, strict=True)):
+        shown[kept[n] :] = step["generated_tokens"]
+        while final > done and (n < open_until.get(final, 0) or not _starts_word(decode(tokens[final : final + 1]))):
             final -= 1
         at = step["total_audio_processed"]
         texts = {"committed": decode(shown[done:final]), "tentative": decode(shown[final:])}

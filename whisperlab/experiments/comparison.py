@@ -4,8 +4,6 @@ Rows of sweeps are paired by recording and by the options of both sweeps. Option
 whole (each has one value in A and another in B; likewise the weights and the version) are the subject.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -13,9 +11,10 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
-from typing import TypeAlias
+from typing import Self, TypeAlias
 
 import numpy as np
+from numpy.random import Generator
 
 from whisperlab.config import TranscriberConfig
 from whisperlab.data import Recording
@@ -112,7 +111,7 @@ class Outcome:
     findings: tuple[Finding, ...]
     remarks: tuple[str, ...] = ()
 
-    def corrected(self) -> Outcome:
+    def corrected(self) -> Self:
         """The same with Holm's correction over all findings."""
         results = holm([finding.result for finding in self.findings])
         pairs = zip(self.findings, results, strict=True)
@@ -141,9 +140,7 @@ class Pairs:
                 value = None if spent is None else spent / row["duration"]
             self.add(measure, unit, variant, value)
 
-    def test(
-        self, rng: np.random.Generator, *, measures: Sequence[Measure] = MEASURES, configuration: str = ""
-    ) -> Outcome:
+    def test(self, rng: Generator, *, measures: Sequence[Measure] = MEASURES, configuration: str = "") -> Outcome:
         """Test each measure, uncorrected; a measure without a pair is left out with a remark."""
         findings, remarks = [], []
         for measure in measures:
@@ -170,9 +167,8 @@ def read_options(text: str) -> dict[str, object]:
     try:
         found = from_json(text if text.lstrip().startswith("{") else Path(text).read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigurationError(
-            f'{shown(text)} is neither a file nor JSON such as {{"compute.precision": "fp32"}}'
-        ) from error
+        example = '{"compute.precision": "fp32"}'
+        raise ConfigurationError(f"{shown(text)} is neither a file nor JSON such as {example}") from error
     except ValueError as error:
         raise ConfigurationError(f"{shown(text)} is not JSON: {error}") from error
     if not isinstance(found, dict):
@@ -271,17 +267,13 @@ def _paired(variants: Mapping[str, Sequence[Row]]) -> tuple[dict[str, tuple[str,
             if variant in unit:
                 other = _options(unit[variant])
                 names = [name for name in sorted({*options, *other}) if options.get(name) != other.get(name)]
-                raise SweepError(
-                    f"{variant} has two results for {row['recording']} under the options of the other sweep: "
-                    f"they differ in {', '.join(names)}"
-                )
+                twice = f"{variant} has two results for {row['recording']} under the options of the other sweep"
+                raise SweepError(f"{twice}: they differ in {', '.join(names)}")
             unit[variant] = row
     paired = {name: {unit: rows for unit, rows in group.items() if len(rows) == 2} for name, group in groups.items()}
     if not any(paired.values()):
-        raise SweepError(
-            "the sweeps have no recording in common under the same options; they share "
-            f"{', '.join(shared) or 'no option'}"
-        )
+        options_shared = ", ".join(shared) or "no option"
+        raise SweepError(f"the sweeps have no recording in common under the same options; they share {options_shared}")
     return differing, {name: pairing for name, pairing in paired.items() if pairing}
 
 
@@ -297,7 +289,7 @@ def _options(row: Row) -> dict[str, str]:
     return {name: json.dumps(value, sort_keys=True) for name, value in made.items()}
 
 
-def _tested(configuration: str, pairing: Pairing, timed: bool, rng: np.random.Generator) -> Outcome:
+def _tested(configuration: str, pairing: Pairing, timed: bool, rng: Generator) -> Outcome:
     """The tests of one configuration. Rows of language-ID alone have no text; their frames are compared."""
     decoded = [row["rates"].get(_RATES[MIXED]) is not None for rows in pairing.values() for row in rows.values()]
     rates = (*([MIXED, LANGUAGE] if any(decoded) else []), *([] if all(decoded) else [FRAMES]))

@@ -98,12 +98,8 @@ def buffer_figures() -> list[Figure]:
         name = f"{APPENDS} np.concatenate / append, holding {held}"
         figures.append(ratio(name, times["concatenate"], times["ring"]))
     n_held = HELD_S * SAMPLE_RATE
-    names = {
-        "place": np.empty(CHUNK, np.float32),
-        "memory": np.empty(n_held, np.float32),
-        "ring": RingBuffer(n_held),
-        "speech": SPEECH,
-    }
+    names: dict[str, Any] = {"place": np.empty(CHUNK, np.float32), "memory": np.empty(n_held, np.float32)}
+    names |= {"ring": RingBuffer(n_held), "speech": SPEECH}
     figures += _in_turns(_STATEMENTS["appends"], names, _STATEMENTS["append_figures"])
     figures.append(Figure("kept after an append in steady state", bytes_per_append(), "bytes", n=CALLS))
     ring = RingBuffer(n_held)

@@ -15,7 +15,7 @@ save fewer words than in its turn if it needs those before it, and more if they 
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
@@ -23,11 +23,10 @@ from whisperlab.config import TranscriberConfig
 from whisperlab.data import Recording
 from whisperlab.evaluation.scoring.language import WIDEST_S, match_switches, true_switches
 from whisperlab.evaluation.scoring.text import align, units
-from whisperlab.evaluation.trace import Reference, capture
+from whisperlab.evaluation.trace import Reference, Trace, capture
 from whisperlab.experiments.results_store import Say
 from whisperlab.experiments.systems.comparison import TableRow
 from whisperlab.model.weights import load_weights
-from whisperlab.streaming.results import SessionSegment, Switch
 from whisperlab.transcriber import SessionRestartTranscriber
 from whisperlab.util.errors import ConfigurationError
 from whisperlab.util.statistics import LEAST_UNITS, central, resamples
@@ -46,13 +45,6 @@ _WINDOW: Changes = {"session.max_speech_s": 28.0, "decoding.final_silence_s": (3
 _SELDOM: Changes = {"session.max_speech_s": 24.0, "session.step_ms": 6000}
 
 
-class Output(NamedTuple):
-    """What one transcription gave."""
-
-    segments: tuple[SessionSegment, ...] = ()
-    switches: tuple[Switch, ...] = ()
-
-
 @dataclass(slots=True, frozen=True)
 class Regret:
     """The errors of one recording: words wrong, missing or inserted. Tuples are in the order of `CAUSES`."""
@@ -64,7 +56,7 @@ class Regret:
     saved_alone: tuple[int, ...]  # how many errors fewer than live with this truth alone; negative if more
 
 
-def attribute(recording: Recording, transcribe: Callable[[Recording, Changes], Output]) -> Regret:
+def attribute(recording: Recording, transcribe: Callable[[Recording, Changes], Trace]) -> Regret:
     """The regret of a recording, from eight transcriptions. Raises ConfigurationError if it has no timed text."""
     reference = Reference.from_dict(recording.reference)
     if not any(units(segment.text) for segment in reference.segments):
@@ -79,17 +71,17 @@ def attribute(recording: Recording, transcribe: Callable[[Recording, Changes], O
     boundary = _oracle(began, [(moved.get(s, s.time), s.to_language) for s in live.switches])
     both = _oracle(first, [(exact.get(b, b.end), b.language) for b in true])
     more = (language, boundary, _POLICY, _WINDOW, both, both | _POLICY, both | _POLICY | _WINDOW | _SELDOM)
-    outputs = (live, *(transcribe(recording, changes) for changes in more))
-    runs = np.array([errors_by_word(reference, output) for output in outputs])  # shape (runs, words)
+    traces = (live, *(transcribe(recording, changes) for changes in more))
+    runs = np.array([errors_by_word(reference, trace) for trace in traces])  # shape (runs, words)
     chain, alone = runs[[0, 1, 5, 6, 7]], runs[1:5].sum(1)
     fewest, most = (extreme.accumulate(chain).sum(1) for extreme in (np.minimum, np.maximum))
     rows = [*-np.diff(fewest), fewest[-1]], np.diff(most), chain[1:].sum(1), chain[0].sum() - alone
     return Regret(runs.shape[1], *(tuple(map(int, row)) for row in rows))
 
 
-def errors_by_word(reference: Reference, output: Output) -> list[int]:
+def errors_by_word(reference: Reference, trace: Trace) -> list[int]:
     """The errors at each word of a reference: itself, and words inserted after it, or before it if it is the first."""
-    steps = align(reference, [(segment.text, segment.language) for segment in output.segments])
+    steps = align(reference, [(segment.text, segment.language) for segment in trace.segments])
     words = np.cumsum([step.reference is not None for step in steps]) - 1  # index of the word at or before each step
     return [int(n) for n in np.bincount(words.clip(0), [step.kind != "hit" for step in steps])]
 
@@ -112,10 +104,9 @@ def measure(
     weights, regrets = load_weights(model), []
     live = config.replace({"languages": sorted({code for each in recordings for code in each.languages})})
 
-    def transcribe(recording: Recording, changes: Changes) -> Output:
+    def transcribe(recording: Recording, changes: Changes) -> Trace:
         made = SessionRestartTranscriber(weights, config=live.replace(changes))
-        trace = capture(made, recording.audio(), recording=recording.id)
-        return Output(trace.segments, trace.switches)
+        return capture(made, recording.audio(), recording=recording.id)
 
     for each in recordings:
         regrets.append(attribute(each, transcribe))

@@ -7,8 +7,6 @@ SQLite's write-ahead log keeps the file valid when a process is killed, and lets
 writes. DuckDB and pandas read the file directly.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import sqlite3
@@ -65,8 +63,8 @@ class Row(TypedDict, total=False):
     created: str
 
 
-_FITS = {"str": TEXT, "str | None": TEXT_OR_NULL, "int": COUNT, "Json": OBJECT}
-_FIELDS = {name: _FITS.get(hint.__forward_arg__, AMOUNT_OR_NULL) for name, hint in Row.__annotations__.items()} | {
+_FITS = {str: TEXT, str | None: TEXT_OR_NULL, int: COUNT, Json: OBJECT}
+_FIELDS = {name: _FITS.get(hint, AMOUNT_OR_NULL) for name, hint in Row.__annotations__.items()} | {
     "status": Field(" or ".join(STATUSES), lambda value: value in STATUSES),
     "statistics": STATISTICS,
 }
@@ -182,10 +180,9 @@ class ResultsStore(AbstractContextManager["ResultsStore"]):
         id_ = execute(f"insert into results ({', '.join(values)}) values ({marks})", (*values.values(),)).lastrowid
         execute("insert into documents values (?, ?)", (id_, text))
         timings = (row.get("statistics") or {}).get("performance") or {}
-        self.connection.executemany(
-            f"insert into operations values (?, ?, {', '.join('?' * len(_TIMINGS))})",
-            [(id_, name, *map(timing.get, _TIMINGS)) for name, timing in timings.items() if timing.get("count")],
-        )
+        called = [(id_, name, *map(timing.get, _TIMINGS)) for name, timing in timings.items() if timing.get("count")]
+        marks = ", ".join("?" * (2 + len(_TIMINGS)))
+        self.connection.executemany(f"insert into operations values ({marks})", called)
 
     @contextmanager
     def _explained(self, doing: str = "") -> Iterator[None]:
@@ -302,7 +299,8 @@ def _columns(row: Row) -> dict[str, object]:
         "language_id_p95_ms": frame.get("p95"),
     }
     if cache := statistics.get("encoder_cache"):
-        columns |= cache_counts(cache)
+        counts = {**cache, **(cache.get("hits_by_cause") or {}), **(cache.get("shadow") or {})}
+        columns |= {name: counts.get(name, 0) for name in _COUNTED}
         columns["encode_s"] = (encode.get("total") or 0.0) / 1000
         columns["saved_s"] = cache.get("hits", 0) * (encode.get("mean") or 0.0) / 1000
     if row.get("counts"):
@@ -320,12 +318,6 @@ def _columns(row: Row) -> dict[str, object]:
             "delays": json.dumps(score.delays),
         }
     return columns
-
-
-def cache_counts(cache: Json) -> dict[str, int]:
-    """The counts in the statistics of an encoder cache, in one level."""
-    counts = {**cache, **(cache.get("hits_by_cause") or {}), **(cache.get("shadow") or {})}
-    return {name: counts.get(name, 0) for name in _COUNTED}
 
 
 def decodes(config: Json) -> bool:

@@ -9,7 +9,6 @@ options to vary: choices or ranges, read from JSON and checked by `TranscriberCo
 from __future__ import annotations
 
 import json
-import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,16 +24,17 @@ from whisperlab.experiments.significance import pareto_front
 from whisperlab.experiments.sweep import RunOptions, plan, run_sweep
 from whisperlab.util.errors import ConfigurationError, SweepError, needs
 from whisperlab.util.json_values import Json, JsonValue
+from whisperlab.util.log import logger
 from whisperlab.util.options import Option, flat
 from whisperlab.util.validation import check_type
 
 if TYPE_CHECKING:
     import optuna
 
-logger = logging.getLogger("whisperlab")
 
 Method = Literal["random", "adaptive"]
 Values: TypeAlias = Mapping[str, JsonValue]  # by dotted name
+Proposals: TypeAlias = "list[tuple[optuna.Trial, dict[str, JsonValue]]]"
 
 # The minimised quantities, by their name in a trial, from the columns of the store.
 OBJECTIVES = {
@@ -121,9 +121,8 @@ class Space:
         self.options: dict[str, Choice | Range] = {n: axis for n, axis in axes.items() if axis.size > 1}
         self.fixed = {n: axis.values[0] for n, axis in axes.items() if isinstance(axis, Choice) and axis.size == 1}
         if not self.options:
-            raise ConfigurationError(
-                'a space needs an option with several values, such as {"language_id.hop_ms": [100, 200]}'
-            )
+            example = '{"language_id.hop_ms": [100, 200]}'
+            raise ConfigurationError(f"a space needs an option with several values, such as {example}")
 
     @classmethod
     def from_json(cls, text: str) -> Space:
@@ -235,9 +234,8 @@ def search(
     one. A trial fails if any of its recordings fails. Raises ConfigurationError as `check_recordings` does.
     """
     if trials < 1 or method not in get_args(Method):
-        raise ConfigurationError(
-            f"a search needs at least one trial and a method of {', '.join(get_args(Method))}, got {trials}, {method!r}"
-        )
+        needed = f"at least one trial and a method of {', '.join(get_args(Method))}"
+        raise ConfigurationError(f"a search needs {needed}, got {trials}, {method!r}")
     check_recordings(recordings)
     study, say = _study(method, seed), options.get("say", logger.info)
     made: list[Trial] = []
@@ -273,17 +271,14 @@ def sample(space: Space, trials: int, *, seed: int = 0, shared: Json | None = No
 def check_recordings(recordings: Sequence[Recording]) -> None:
     """Raise ConfigurationError for recordings of a test split."""
     if tested := sum(recording.split == "test" for recording in recordings):
-        raise ConfigurationError(
-            f"{tested} of the recordings are of the split test: a search chooses by its results, so they would be too "
-            "good by chance. Search on dev, then run the chosen configuration once on test"
-        )
+        reason = "a search chooses by its results, so they would be too good by chance"
+        advice = "Search on dev, then run the chosen configuration once on test"
+        raise ConfigurationError(f"{tested} of the recordings are of the split test: {reason}. {advice}")
 
 
-def _proposals(
-    study: optuna.Study, space: Space, known: set[str], size: int
-) -> list[tuple[optuna.Trial, dict[str, JsonValue]]]:
+def _proposals(study: optuna.Study, space: Space, known: set[str], size: int) -> Proposals:
     """Up to ``size`` new proposals, which are added to ``known``; none after `REPEATS` repeated ones."""
-    batch: list[tuple[optuna.Trial, dict[str, JsonValue]]] = []
+    batch: Proposals = []
     repeats = 0
     while len(batch) < size and repeats < REPEATS:
         trial = study.ask()

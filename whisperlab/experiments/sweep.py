@@ -5,18 +5,15 @@ not computed again, so a sweep that was stopped or killed can be continued. A co
 language-ID only, which makes a large sweep over the cache cheap: its hit rates do not depend on decoding.
 """
 
-from __future__ import annotations
-
 import gc
 import itertools
-import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias, TypedDict
+from typing import TypeAlias, TypedDict
 
 import torch
 from tqdm.auto import tqdm
@@ -31,18 +28,14 @@ from whisperlab.experiments import results_store as stores
 from whisperlab.experiments.executors import Executor, Lost
 from whisperlab.experiments.results_store import STORE, Row, Say
 from whisperlab.model.linear import check_precision
-from whisperlab.model.weights import Weights, load_weights, model_digest
+from whisperlab.model.weights import Model, load_weights, model_digest
 from whisperlab.transcriber import SessionRestartTranscriber
 from whisperlab.util.audio_arrays import audio_digest
 from whisperlab.util.errors import ConfigurationError, SweepError, WhisperlabError
 from whisperlab.util.json_values import Json
+from whisperlab.util.log import logger
 from whisperlab.util.options import flat
 from whisperlab.util.process import reset_peak_rss, trim_heap
-
-if TYPE_CHECKING:
-    from whisper.model import Whisper
-
-logger = logging.getLogger("whisperlab")
 
 MakeTranscriber: TypeAlias = Callable[[TranscriberConfig], StreamTranscriber]
 
@@ -96,17 +89,6 @@ class Grid:
         ]
 
 
-class RunOptions(TypedDict, total=False):
-    """How tasks are run: keyword arguments of `run_sweep` and `search`."""
-
-    make_transcriber: MakeTranscriber | None
-    executor: Executor[Task, Row] | None
-    model_digest: str
-    retry_failed: bool
-    progress: bool
-    say: Say
-
-
 @dataclass(slots=True, frozen=True)
 class Task:
     """One configuration to run over one recording. ``key`` names the result by everything it depends on."""
@@ -116,6 +98,17 @@ class Task:
     recording: Recording
     audio_sha256: str
     model_digest: str
+
+
+class RunOptions(TypedDict, total=False):
+    """How tasks are run: keyword arguments of `run_sweep` and `search`."""
+
+    make_transcriber: MakeTranscriber | None
+    executor: Executor[Task, Row] | None
+    model_digest: str
+    retry_failed: bool
+    progress: bool
+    say: Say
 
 
 @dataclass(slots=True, frozen=True)
@@ -218,7 +211,7 @@ def run_sweep(
     return Outcome(len(tasks), len(tasks) - n, n, failed, peak or None)
 
 
-def transcriber_maker(model: Whisper | Weights) -> MakeTranscriber:
+def transcriber_maker(model: Model) -> MakeTranscriber:
     """A function from a configuration to its transcriber; the model is shared."""
     return lambda config: SessionRestartTranscriber(model, config=config)
 

@@ -1,7 +1,5 @@
 """A live view of a running stream in a notebook: an SVG, so that the last picture remains in the saved notebook."""
 
-from __future__ import annotations
-
 import sys
 import threading
 import time

@@ -1,6 +1,5 @@
 """The microphone of the browser in JupyterLab, transcribed while it is spoken into."""
 
-import logging
 import math
 import threading
 from collections.abc import Iterator, Sequence
@@ -21,10 +20,10 @@ from whisperlab.streaming.sources import Recorded
 from whisperlab.transcriber import SessionRestartTranscriber
 from whisperlab.util.audio_arrays import FloatArray, as_chunk, pcm_16, resampled_chunks
 from whisperlab.util.errors import ConfigurationError, needs
+from whisperlab.util.log import logger
 
 ANSWER_S = 20.0  # after the end, time for messages of the browser that are still on their way
 WAITING = 600  # blocks of 100 ms that wait for a missing one
-_LOGGER = logging.getLogger("whisperlab")
 
 
 class BrowserMicrophone:
@@ -68,7 +67,7 @@ class BrowserMicrophone:
         for chunk in resampled_chunks(self._blocks(), self.rate):
             yield as_chunk(pcm_16(chunk))
         if self.losses:
-            _LOGGER.warning("%s: %s", self.name, "; ".join(self.losses))
+            logger.warning("%s: %s", self.name, "; ".join(self.losses))
 
     def _blocks(self) -> Iterator[FloatArray]:
         """The blocks by number. JupyterLab sends by two channels: while a cell runs, messages of one can be late."""

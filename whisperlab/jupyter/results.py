@@ -1,7 +1,5 @@
 """What a notebook does with one recording (`stream`) and with a sweep (`sweep`), as objects that display themselves."""
 
-from __future__ import annotations
-
 import signal
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -55,7 +53,7 @@ def stream(
     every_s: float = 1.0,
     stop: threading.Event | None = None,
     **options: Any,
-) -> StreamResult:
+) -> "StreamResult":
     """Stream a recording, or its first seconds, as if it came from a microphone. The stop button ends it early.
 
     Args:
@@ -170,7 +168,7 @@ def sweep(
     model: str = "base",
     out: str | Path | None = None,
     **fixed: Any,
-) -> SweepResult:
+) -> "SweepResult":
     """Run every configuration over every recording, with a progress bar.
 
     Args:

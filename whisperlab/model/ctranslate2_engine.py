@@ -6,43 +6,36 @@ things differ from our own network: language-ID never averages positions (``pool
 and a loop of the decoder is cut off after the call, by the word times of `ctranslate2.models.Whisper.align`.
 """
 
-from __future__ import annotations
-
 import json
 import threading
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from whisperlab.model.attention import looping
 from whisperlab.model.checkpoints import to_ctranslate2
 from whisperlab.model.encoder import Encoded, ShortWindowEncoder
+from whisperlab.model.engine import Engine
 from whisperlab.model.linear import Precision
 from whisperlab.model.text_decoder import Draft, Prompt
 from whisperlab.model.tokenizer import tokenizer_for
 from whisperlab.model.weights import Weights
+from whisperlab.util.audio_arrays import FloatArray
 from whisperlab.util.errors import ConfigurationError, needs, translate_oom
 from whisperlab.util.validation import shown
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from whisperlab.util.audio_arrays import FloatArray
-
 _FRAMES = 2  # mel frames of a position
 _TYPES = {"fp32": "float32", "bf16": "bfloat16", "int8": "int8"}  # precisions by CTranslate2's names
-_Made = dict[tuple[Precision, int], tuple["CTranslate2Encoder", "CTranslate2Decoder"]]
-_prepared: WeakKeyDictionary[Weights, _Made] = WeakKeyDictionary()
+_prepared: WeakKeyDictionary[Weights, dict[tuple[Precision, int], Engine]] = WeakKeyDictionary()
 _preparing = threading.Lock()
 
 
-def ctranslate2_engine(
-    weights: Weights, precision: str | None, threads: int
-) -> tuple[CTranslate2Encoder, CTranslate2Decoder]:
+def ctranslate2_engine(weights: Weights, precision: str | None, threads: int) -> Engine:
     """Encoder and decoder of a model, shared by all transcribers that use as many threads.
 
     ``precision`` None is int8, as faster-whisper is mostly used on a CPU. Raises MissingDependencyError without
@@ -51,12 +44,11 @@ def ctranslate2_engine(
     with needs("the engine ctranslate2 needs ctranslate2", "other-systems"):
         import ctranslate2
     device, wanted = weights.device.type, precision or "int8"
-    has = ctranslate2.get_supported_compute_types(device)
-    known = {name: kind for name, kind in _TYPES.items() if kind in has}
+    supported = ctranslate2.get_supported_compute_types(device)
+    known = {name: kind for name, kind in _TYPES.items() if kind in supported}
     if wanted not in known:
-        raise ConfigurationError(
-            f"the engine ctranslate2 has the precisions {', '.join(known)} here, got {shown(wanted)}"
-        )
+        has = f"the engine ctranslate2 has the precisions {', '.join(known)} here"
+        raise ConfigurationError(f"{has}, got {shown(wanted)}")
     used = cast("Precision", wanted)
     with translate_oom(f"to prepare {weights.name} for ctranslate2"), _preparing:
         made = _prepared.setdefault(weights, {})
@@ -64,10 +56,8 @@ def ctranslate2_engine(
             kind = {"compute_type": known[used], "intra_threads": threads}
             model = ctranslate2.models.Whisper(weights.name, device, files=_files(weights), **kind)
             network = _Network(model, ctranslate2.StorageView)
-            made[used, threads] = (
-                CTranslate2Encoder(weights, used, network),
-                CTranslate2Decoder(weights, network, used),
-            )
+            encoder = CTranslate2Encoder(weights, used, network)
+            made[used, threads] = encoder, CTranslate2Decoder(weights, network, used)
         return made[used, threads]
 
 

@@ -8,14 +8,12 @@ Query, key and value are one linear layer, the convolutions are linear layers ov
 and GELU are part of the linear layers (`whisperlab.model.linear`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -224,7 +222,7 @@ class ShortWindowEncoder:
         """Set the counts to zero."""
         self.calls = self.encoded_samples = 0
 
-    def with_own_counts(self) -> ShortWindowEncoder:
+    def with_own_counts(self) -> Self:
         """An encoder with the same network and weights, and counts of its own."""
         other = copy(self)
         other.reset_counts()

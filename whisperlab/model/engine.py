@@ -5,27 +5,22 @@ returns the logits of languages, and continues a text (`Decoder`). The rest of t
 ``whisperlab``, the network of this package, and ``ctranslate2`` (`whisperlab.model.ctranslate2_engine`).
 """
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from whisperlab.model.compiled_encoder import compiled_encoder
 from whisperlab.model.encoder import Encoded, ShortWindowEncoder
 from whisperlab.model.linear import Precision, check_precision
 from whisperlab.model.text_decoder import Draft, Prompt, TextDecoder
-from whisperlab.model.weights import Weights, weights_of
+from whisperlab.model.weights import Model, Weights, weights_of
 from whisperlab.util.errors import translate_oom
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-    from whisper.model import Whisper
 
 
 class Decoder(Protocol):
@@ -54,9 +49,7 @@ _prepared: WeakKeyDictionary[Weights, _Prepared] = WeakKeyDictionary()
 _preparing = threading.Lock()
 
 
-def prepared(
-    model: Whisper | Weights, precision: str | None = None, split: int | None = None
-) -> tuple[ShortWindowEncoder, TextDecoder]:
+def prepared(model: Model, precision: str | None = None, split: int | None = None) -> Engine:
     """Encoder and decoder of a model. Transcribers of the same model share them, so weights are in memory once.
 
     ``precision`` None chooses for each the fastest here that does no harm to the text (`check_precision`). A ``split``

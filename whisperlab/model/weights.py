@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, TypeAlias
 from weakref import WeakKeyDictionary
 
 from whisperlab.model import checkpoints, downloads
@@ -59,6 +59,8 @@ PACKAGED = {
 
 # What model hubs put before a name. OpenAI's weights are also there in other formats.
 _HUB = re.compile(r"^((openai|systran|guillaumekln)/)?(faster-)?whisper-")
+
+Model: TypeAlias = "Whisper | Weights"  # a loaded one
 
 _log = logging.getLogger(__name__)
 _weights_of: WeakKeyDictionary[Whisper, Weights] = WeakKeyDictionary()
@@ -147,7 +149,7 @@ def load_weights(name_or_path: str | Path, device: str = "cpu", download: bool =
     return Weights(name or str(checkpoint.path), checkpoint.dims, checkpoint.state, heads, place, *stated)
 
 
-def weights_of(model: Whisper | Weights) -> Weights:
+def weights_of(model: Model) -> Weights:
     """The tensors of a loaded model, shared with it."""
     if isinstance(model, Weights):
         return model
@@ -158,7 +160,7 @@ def weights_of(model: Whisper | Weights) -> Weights:
     return _weights_of[model]
 
 
-def model_digest(model: Whisper | Weights) -> str:
+def model_digest(model: Model) -> str:
     """`tensor_digest` of a model: its checkpoint's, as long as no weight was changed."""
     return tensor_digest(weights_of(model).state)
 

@@ -1,7 +1,5 @@
 """The configurations of a sweep as figures: outcomes of look-ups, latencies, heat map, points, parallel coordinates."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 

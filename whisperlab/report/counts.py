@@ -1,7 +1,5 @@
 """The rows of a sweep added up per configuration, by SQL: counts first, rates from the sums."""
 
-from __future__ import annotations
-
 import json
 import math
 import tomllib
@@ -10,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import chain, groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,7 +50,7 @@ class CacheCounts(Addable):
     saved_s: float = 0.0
 
     @classmethod
-    def of(cls, columns: Json) -> CacheCounts:
+    def of(cls, columns: Json) -> Self:
         """The counts in a line of ``results``, or in sums of its columns."""
         return cls(*(columns[name] or 0 for name in cls.__slots__))
 
@@ -127,7 +125,7 @@ class Result:
     operations: tuple[Operation, ...] = ()
 
     @classmethod
-    def of(cls, line: Json, config: Json, options: Sequence[str], *samples: Any) -> Result:
+    def of(cls, line: Json, config: Json, options: Sequence[str], *samples: Any) -> Self:
         """The result of a line of `TOTALS` or of a run, named by its ``options``; ``samples`` are delays and units."""
         name, size = config_name(config, options), (line.get("n_runs", 1), line.get("n_recordings", 1))
         return cls(name, line["config_id"], config, *size, CacheCounts.of(line), line, *samples)

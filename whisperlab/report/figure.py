@@ -23,9 +23,8 @@ if TYPE_CHECKING:
     import matplotlib.figure
     from matplotlib.axes import Axes
 
-    Drawing: TypeAlias = matplotlib.figure.Figure
-
 P = ParamSpec("P")
+Drawing: TypeAlias = "matplotlib.figure.Figure"
 Spec: TypeAlias = dict[str, Any]  # a Vega-Lite specification, from https://vega.github.io/vega-lite/
 Grid = Literal["x", "y", "both", None]
 

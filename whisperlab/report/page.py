@@ -37,10 +37,8 @@ def _environment() -> Environment:
     with needs("reports need jinja2", "report"):
         from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    loader = FileSystemLoader(TEMPLATES)
-    environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined)
+    environment.trim_blocks = environment.lstrip_blocks = True
     environment.globals.update(fact=fact, many=many, percent=percent, seconds=seconds, on_threads=on_threads)
     environment.globals.update(least_units=LEAST_UNITS, **assets())
     return environment

@@ -1,7 +1,5 @@
 """The report of a profile: the results of each pass, and the reasons why the memory numbers differ."""
 
-from __future__ import annotations
-
 import gzip
 import re
 from base64 import b64encode

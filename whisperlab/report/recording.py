@@ -207,10 +207,8 @@ def _blocks(trace: Trace, rows: Rows) -> Iterable[Json]:
     for part in trace.reference.segments if trace.reference else ():
         yield _block(part.start, part.end, part.lang, part.text, rows["reference"])
     for segment in trace.segments:
-        for word in timed_words(segment):
-            yield _block(
-                word.start, word.end, word.language, word.word.strip(), rows["text"], f"{word.probability:.0%}"
-            )
+        for one in timed_words(segment):
+            yield _block(one.start, one.end, one.language, one.word.strip(), rows["text"], f"{one.probability:.0%}")
     path = runs(frame_labels(trace.frames))
     for row, text, shown in (("text", "", not trace.segments), ("path", "smoothed frames", "path" in rows)):
         for label in path if shown else ():

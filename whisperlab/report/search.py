@@ -1,7 +1,5 @@
 """The section of a sweep report about its options: Pareto front, parallel coordinates, importance of each option."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
@@ -22,6 +20,8 @@ MAX_OPTIONS = 8  # axes of options in a picture
 MAX_WORDS = 12  # members of the front in the alternative text
 FEW_VALUES = 6  # up to so many different numbers are spaced evenly, as names are
 FEWEST = 3  # configurations; with fewer the table says as much
+
+Results: TypeAlias = Sequence[Result]
 
 _UNITS = {"": 1.0, "s": 1.0, "%": 0.01, "MiB": 2.0**20}
 
@@ -44,7 +44,6 @@ class Objective:
         return np.array([self.value(result) for result in results], dtype=float)
 
 
-Results: TypeAlias = Sequence[Result]
 Objectives: TypeAlias = Sequence[Objective]
 Measured: TypeAlias = Sequence[tuple[Objective, Sequence[Importance]]]
 
@@ -91,13 +90,10 @@ def search_section(results: Results) -> SearchSection | None:
     places = {name: _option(name, shown) for name in axes} | {o.name: _scaled(o.of(shown), o.show) for o in objectives}
     alt = f"Parallel coordinates over {', '.join(axes)}. {words}"
     sizes = {"shown": len(shown), "all": len(runs), "axes": len(axes), "options": len(options)}
-    return SearchSection(
-        (front, *left_out),
-        _front_table(members, objectives),
-        _picture(shown, marks, objectives, words, len(runs)),
-        _importance(measured, axes),
-        charts.parallel(shown, places, marks, alt, page_text("parallel", **sizes)),
-    )
+    picture = _picture(shown, marks, objectives, words, len(runs))
+    lines = charts.parallel(shown, places, marks, alt, page_text("parallel", **sizes))
+    members_table = _front_table(members, objectives)
+    return SearchSection((front, *left_out), members_table, picture, _importance(measured, axes), lines)
 
 
 def _objectives(results: Results) -> tuple[list[Objective], list[Result]]:

@@ -227,14 +227,12 @@ def _shown(
     return best, tuple(traces), notes
 
 
-def _listed(
-    store: ResultsStore, n_runs: int, configs: Mapping[int, Json], options: Sequence[str]
-) -> tuple[Result, ...]:
+def _listed(store: ResultsStore, n: int, configs: Mapping[int, Json], options: Sequence[str]) -> tuple[Result, ...]:
     columns = ("id", "config_id", *COLUMNS)
     query = f"select {', '.join(columns)} from results where status {{}} 'ok' order by id limit ?"
     lines = store.sql(query.format("<>"), (MAX_RUNS,))
     lines += store.sql(query.format("="), (MAX_RUNS - len(lines),))
-    if n_runs <= MAX_RUNS:
+    if n <= MAX_RUNS:
         lines.sort()
     runs = [dict(zip(columns, line, strict=True)) for line in lines]
     return tuple(Result.of(run, configs[run["config_id"]], options) for run in runs)

@@ -1,7 +1,5 @@
 """The tables of a report: columns say how a value is read and shown, and give the cells."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -100,7 +98,7 @@ def columns(name: str) -> tuple[Column[Any], ...]:
     return tuple(_column(**{"about": spec["meanings"].get(one["title"], ""), **one}) for one in spec[name])
 
 
-def frame(name: str, rows: Iterable[object]) -> pd.DataFrame:
+def frame(name: str, rows: Iterable[object]) -> "pd.DataFrame":
     """Rows through the columns ``frame_NAME`` of ``tables.json``, for a notebook."""
     import pandas as pd
 

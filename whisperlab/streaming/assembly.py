@@ -3,8 +3,6 @@
 Other parts can be passed in, to compare the pipeline with plainer ones.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -68,11 +66,10 @@ class Assembly:
         self.config, self.makers = config, makers
         options, compute, monitoring = config.language_id, config.compute, config.monitoring
         split = (options.pool_after or 0) if compute.compiled else None
-        encoder, stack = (
-            makers.engine(weights, compute.precision, split)
-            if compute.engine == "whisperlab"
-            else ctranslate2_engine(weights, compute.precision, compute.threads)
-        )
+        if compute.engine == "whisperlab":
+            encoder, stack = makers.engine(weights, compute.precision, split)
+        else:
+            encoder, stack = ctranslate2_engine(weights, compute.precision, compute.threads)
         encoder.check_pooling(options.pool_after)
         self.precisions = encoder.precision, stack.precision  # of encoder and decoder
         named = config.languages if config.language is None else (config.language,)
@@ -81,16 +78,13 @@ class Assembly:
         n_languages = weights.n_languages
         self.languages = check_languages(named, n_languages)
         if n_languages == 1 and config.mode == "auto":
-            raise ConfigurationError(
-                f"{weights.name} knows English only and cannot identify languages: set language='en' (--language en), "
-                "or use a multilingual model such as base"
-            )
+            remedy = "set language='en' (--language en), or use a multilingual model such as base"
+            raise ConfigurationError(f"{weights.name} knows English only and cannot identify languages: {remedy}")
         measured = weights.name == PROMISES["model"] and options == LanguageIdOptions()
         if config.switch.false_switches_per_hour and not (measured and config.smoothing == SmoothingOptions()):
-            raise ConfigurationError(
-                f"switch.false_switches_per_hour was measured for {PROMISES['model']} with the default language_id and "
-                f"smoothing options, got {weights.name} and {config.changes()}"
-            )
+            of = f"for {PROMISES['model']} with the default language_id and smoothing options"
+            got = f"got {weights.name} and {config.changes()}"
+            raise ConfigurationError(f"switch.false_switches_per_hour was measured {of}, {got}")
         self.metrics = makers.metrics(monitoring.enable_logging, monitoring.log_interval_s)
         with translate_oom("for voice activity detection"):
             self.voice_detectors = makers.voice_detector(), makers.voice_detector()
@@ -98,24 +92,16 @@ class Assembly:
         whisper = self.text_encoder, stack, config.decoding, self.metrics, n_languages
         self.decoder = makers.decoder(*whisper, share=config.session.share, added=weights.added)
         self.all_languages = makers.identifier(stack, check_languages(None, n_languages), n_languages=n_languages)
-        identifier = makers.identifier(
-            stack, self.languages, options.prior, options.temperature, n_languages, options.english_bias
-        )
-        context = (
-            weights.name,
-            compute.engine,
-            encoder.precision,
-            options.window_ms,
-            options.trailing_silence_ms,
-            options.pool_after,
-        )
+        weighing = options.prior, options.temperature, n_languages, options.english_bias
+        identifier = makers.identifier(stack, self.languages, *weighing)
+        window = options.window_ms, options.trailing_silence_ms, options.pool_after
         cache = EncoderCache(
             max_size=config.cache.size,
             device=str(weights.device),
             hash_precision=config.cache.hash_precision,
             key=config.cache.key,
             shadow_rate=config.cache.shadow_rate,
-            context=context,
+            context=(weights.name, compute.engine, encoder.precision, *window),
         )
         self.lid = LanguageEncoder(config, encoder.with_own_counts(), identifier, cache, self.metrics)
         self.runner = Runner()
@@ -180,7 +166,7 @@ class Assembly:
                 "language_outside_s": seconds(counts.language_outside_samples),
             },
             "level": {
-                "recent_dbfs": dbfs(gate.level.value),
+                "recent_dbfs": dbfs(gate.level),
                 "quiet_speech_s": seconds(gate.quiet),
                 "quiet_speech_dbfs": dbfs(gate.quiet_level),
             },
@@ -190,13 +176,11 @@ class Assembly:
         """Lines of text: latency of each operation, cache hit rate, work skipped under overload, and audio lost."""
         cache, counts = self.lid.cache.get_statistics(), self.stream.context.counts
         hits = f"encoder cache ({cache['key']}): {cache['hits']} hits, {cache['misses']} misses"
-        lost = (
-            f"omitted because of load: {counts.frames_omitted} language-ID frames, {counts.steps_shed} "
-            f"decode steps; audio lost: {seconds(counts.gap_samples):.1f} s in {counts.gaps} gaps"
-        )
-        return f"{self.metrics.get_summary()}\n{hits}, hit rate {cache['hit_rate']:.1%}\n{lost}"
+        shed = f"omitted because of load: {counts.frames_omitted} language-ID frames, {counts.steps_shed} decode steps"
+        lost = f"audio lost: {seconds(counts.gap_samples):.1f} s in {counts.gaps} gaps"
+        return f"{self.metrics.get_summary()}\n{hits}, hit rate {cache['hit_rate']:.1%}\n{shed}; {lost}"
 
-    def collect(self) -> Iterator[Metric]:
+    def collect(self) -> Iterator["Metric"]:
         """Counters of the stream as ``prometheus_client`` metrics."""
         from prometheus_client.core import CounterMetricFamily
 

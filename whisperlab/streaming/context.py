@@ -1,6 +1,5 @@
 """What the stages of one stream share: options, audio, voice activity, results, timers and warnings."""
 
-import logging
 import time
 from dataclasses import dataclass, field
 
@@ -15,9 +14,8 @@ from whisperlab.streaming.results import ResultBuilder
 from whisperlab.streaming.vad import SpeechGate
 from whisperlab.util.audio_arrays import FloatArray, bounded
 from whisperlab.util.gain import dbfs
+from whisperlab.util.log import logger
 from whisperlab.util.timeline import SAMPLE_RATE
-
-logger = logging.getLogger("whisperlab")
 
 PER_MS = SAMPLE_RATE // 1000
 VAD_BUFFER = 60 * SAMPLE_RATE  # samples; the guide's size
@@ -102,11 +100,8 @@ class Monitor:
         if self._warned_of_level or level is None or self.gate.quiet < SAMPLE_RATE:
             return
         self._warned_of_level = True
-        logger.warning(
-            "the speech is very quiet: %.0f dBFS (RMS of its loudest 32 ms); it is amplified, but words may be wrong: "
-            "raise the level of the recording",
-            level,
-        )
+        quiet = "the speech is very quiet: %.0f dBFS (RMS of its loudest 32 ms)"
+        logger.warning(f"{quiet}; it is amplified, but words may be wrong: raise the level of the recording", level)
 
 
 @dataclass(slots=True)

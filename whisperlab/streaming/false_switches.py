@@ -14,7 +14,6 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 
@@ -29,10 +28,8 @@ PROMISES = json.loads(TABLE.read_text(encoding="utf-8"))
 
 
 @dataclass(slots=True, frozen=True)
-class SwitchOptions(Options):
+class SwitchOptions(Options, group="switch"):
     """When a change of language that was found is acted on."""
-
-    GROUP: ClassVar[str] = "switch"
 
     false_switches_per_hour: float | None = option(
         None,
@@ -52,10 +49,9 @@ def least_evidence(rate: float | None, n_languages: int) -> float | None:
     kept = [evidence for evidence, promised in group["promised"] if promised <= rate]
     if not kept:
         lowest = min((promised for _, promised in group["promised"]), default=math.inf)
-        raise ConfigurationError(
-            f"switch.false_switches_per_hour: {group['hours']:g} hours of speech with {n_languages} languages allowed "
-            f"cannot promise {rate:g}; the lowest rate is {lowest:g}"
-        )
+        speech = f"{group['hours']:g} hours of speech with {n_languages} languages allowed"
+        limit = f"{speech} cannot promise {rate:g}; the lowest rate is {lowest:g}"
+        raise ConfigurationError(f"switch.false_switches_per_hour: {limit}")
     return float(min(kept))
 
 

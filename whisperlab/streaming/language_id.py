@@ -8,7 +8,6 @@ computed.
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -39,22 +38,19 @@ def check_languages(languages: Sequence[str] | None, n_languages: int = 99) -> t
     codes = tuple(dict.fromkeys(map(language_code, languages)))
     for code in codes:
         if code not in known:
-            raise UnknownLanguageError(
-                f"this model does not support {code!r}: use one that does, {'base' if n_languages == 1 else 'large-v3'}"
-            )
+            other = "base" if n_languages == 1 else "large-v3"
+            raise UnknownLanguageError(f"this model does not support {code!r}: use one that does, {other}")
     return codes
 
 
 @dataclass(slots=True, frozen=True)
-class LanguageIdOptions(Options):
+class LanguageIdOptions(Options, group="language_id"):
     """When language-ID evaluates a frame, and on which audio.
 
     The first window of a frame is the last ``window_ms`` of audio, whatever it contains. A frame is evaluated only
     during speech and after ``min_speech_ms`` of it. If the last pause ended ``min_speech_ms`` to ``onset_ms`` ago, the
     frame gets a second window that starts at the end of the pause: it holds only the new language after a switch.
     """
-
-    GROUP: ClassVar[str] = "language_id"
 
     hop_ms: int = option(100, "time between two language-ID frames, milliseconds", 10, 10_000)
     window_ms: int = option(2500, "audio of the first window, milliseconds", 100, 30_000)

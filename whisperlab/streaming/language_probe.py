@@ -1,7 +1,5 @@
 """The language probe: when a language-ID frame is evaluated, on which windows, and their posteriors."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -123,7 +121,7 @@ class LanguageProbe:
 
     context: Context
     encoder: LanguageEncoder
-    is_due: Callable[[LanguageProbe], bool]  # can be replaced, to measure what evaluating fewer frames saves
+    is_due: Callable[["LanguageProbe"], bool]  # can be replaced, to measure what evaluating fewer frames saves
     waiting: list[tuple[Span, Span | None]] = field(default_factory=list)  # windows of frames, until the batch is full
     confident: bool = False  # set by the switch detector; then only every `confident_hop_factor`-th frame is evaluated
     _due_at: int = 0  # end of the frame that was due last

@@ -8,9 +8,6 @@ Guarantee: at any moment ``offered == processed + dropped + waiting + working`` 
 ``drop_ms`` plus one piece of `PIECE_MS`. The cost is one copy of each chunk under a lock.
 """
 
-from __future__ import annotations
-
-import logging
 import threading
 import time
 from collections import deque
@@ -27,6 +24,7 @@ from whisperlab.streaming.results import ProcessResult
 from whisperlab.util.audio_arrays import FloatArray, as_chunk
 from whisperlab.util.errors import ConfigurationError, StreamEndedError
 from whisperlab.util.json_values import Json
+from whisperlab.util.log import logger
 from whisperlab.util.timeline import SAMPLE_RATE, Span
 
 if TYPE_CHECKING:
@@ -37,8 +35,6 @@ GAPS_KEPT = 100  # newest gaps kept with their times; all are counted
 WARN_S = 10.0  # seconds between two warnings of dropped audio
 
 Work: TypeAlias = tuple[int, Callable[[], ProcessResult]]  # samples by which it advances the stream, and a function
-
-_LOGGER = logging.getLogger("whisperlab")
 
 
 @dataclass(slots=True, frozen=True)
@@ -212,7 +208,7 @@ class RealTimeFeed:
         """Lag and losses as one line of text."""
         return real_time_line(self._statistics())
 
-    def collect(self) -> Iterator[Metric]:
+    def collect(self) -> Iterator["Metric"]:
         """The figures of the feed as ``prometheus_client`` metrics, for `PerformanceMetrics.serve`."""
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
@@ -261,7 +257,7 @@ class RealTimeFeed:
         if not ending and warned_at is not None and now - warned_at < WARN_S:
             return
         self._warned = now, dropped
-        _LOGGER.warning("too slow for real time: %s", self.get_summary())
+        logger.warning("too slow for real time: %s", self.get_summary())
 
 
 def real_time_line(statistics: Json) -> str:
@@ -271,7 +267,5 @@ def real_time_line(statistics: Json) -> str:
     'lag at most 8.0 s; worked at load level 0 for 40.0 s, 1 for 2.5 s, 2 for 9.0 s; dropped 4.5 s in 1 gaps'
     """
     levels = ", ".join(f"{level} for {audio_s:.1f} s" for level, audio_s in statistics["processed_s"].items())
-    return (
-        f"lag at most {statistics['max_lag_s']:.1f} s; worked at load level {levels}; "
-        f"dropped {statistics['dropped_s']:.1f} s in {statistics['gaps']} gaps"
-    )
+    dropped = f"dropped {statistics['dropped_s']:.1f} s in {statistics['gaps']} gaps"
+    return f"lag at most {statistics['max_lag_s']:.1f} s; worked at load level {levels}; {dropped}"

@@ -43,10 +43,8 @@ def timed_words(segment: SessionSegment) -> Sequence[SegmentWord]:
     parts = segment.text.split()
     step = (segment.end_time - segment.start_time) / max(sum(len(part) + 1 for part in parts), 1)
     ends = accumulate((step * (len(part) + 1) for part in parts), initial=segment.start_time)
-    return [
-        SegmentWord(f" {part}", start, end, segment.confidence, segment.language)
-        for part, (start, end) in zip(parts, pairwise(ends), strict=True)
-    ]
+    timed = zip(parts, pairwise(ends), strict=True)
+    return [SegmentWord(f" {part}", *span, segment.confidence, segment.language) for part, span in timed]
 
 
 @dataclass(slots=True, frozen=True)
@@ -96,13 +94,7 @@ class LanguageFlag:
 
     def to_dict(self) -> dict[str, float | str]:
         """The public JSON form: ``{"start", "end", "label", "language", "probability"}``, times in seconds."""
-        return {
-            "start": seconds(self.span.start),
-            "end": seconds(self.span.end),
-            "label": self.label,
-            "language": self.language,
-            "probability": self.probability,
-        }
+        return {**self.span.to_dict(), "label": self.label, "language": self.language, "probability": self.probability}
 
 
 @dataclass(slots=True, frozen=True)
@@ -124,13 +116,8 @@ class ProcessResult:
     def _repr_html_(self) -> str:
         """Final segments and tentative text as HTML tables, for Jupyter."""
         switches = (f"{each.from_language} to {each.to_language} at {each.time:.1f} s" for each in self.switches)
-        facts = {
-            "committed": self.committed,
-            "tentative": self.tentative,
-            "switches": "; ".join(switches) or None,
-            "lost audio": _times(self.gaps) or None,
-            "speech without text": _times(self.untranscribed) or None,
-        }
+        facts = {"committed": self.committed, "tentative": self.tentative, "switches": "; ".join(switches) or None}
+        facts |= {"lost audio": _times(self.gaps) or None, "speech without text": _times(self.untranscribed) or None}
         open_text = html.facts(f"language {self.language or 'not known yet'}", facts)
         return open_text + (html.rows("final", _SEGMENT, map(_cells, self.segments)) if self.segments else "")
 

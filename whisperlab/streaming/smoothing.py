@@ -20,7 +20,6 @@ observations: each counts for `SmoothingOptions.evidence_per_second` times the s
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,21 +44,17 @@ FIRST_S = 0.1  # what a frame counts for that has none before it
 
 
 @dataclass(slots=True, frozen=True)
-class SmoothingOptions(Options):
+class SmoothingOptions(Options, group="smoothing"):
     """How much evidence a change of language takes.
 
     A change needs both ``min_duration_ms`` and ``margin``. A language that has led for `PATIENCE` needs no margin:
     no two languages ever lie farther apart than the cost of a switch.
     """
 
-    GROUP: ClassVar[str] = "smoothing"
-
     seconds_between_switches: float = option(
         4.0, "expected seconds between two switches; the cost of a switch follows from it", 0, exclusive=True
     )
-    evidence_per_second: float = option(
-        0.8, "independent observations per second of speech, in each window", 0, exclusive=True
-    )
+    evidence_per_second: float = option(0.8, "observations per second of speech, in each window", 0, exclusive=True)
     min_duration_ms: int = option(100, "how long a new language must lead before a change is decided, milliseconds", 0)
     margin: float = option(1.0, "log-odds against the next best language before a change is decided", 0)
 

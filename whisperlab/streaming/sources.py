@@ -1,8 +1,5 @@
 """Where a stream comes from: an array, a file, a pipe such as standard input, or a microphone."""
 
-from __future__ import annotations
-
-import logging
 import os
 import select
 from collections.abc import Iterator
@@ -10,18 +7,15 @@ from functools import partial
 from itertools import takewhile
 from pathlib import Path
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from whisperlab.util.audio_arrays import FloatArray, as_chunk, chunks, mono, pcm_16, resampled_chunks
 from whisperlab.util.errors import AudioFormatError, ConfigurationError, MissingDependencyError, needs
+from whisperlab.util.log import logger
 from whisperlab.util.timeline import SAMPLE_RATE, samples, seconds
-
-if TYPE_CHECKING:
-    from soundfile import SoundFile
 
 _LATENCY_S = 0.25  # audio that PortAudio holds: a process that is late by less loses nothing
 _EXPECTED = "expected WAV, AIFF, AU, OGG or MP3, or raw PCM with its rate; convert others: ffmpeg -i FILE -f wav - |"
-_LOGGER = logging.getLogger("whisperlab")
 
 
 class Source(Protocol):
@@ -85,7 +79,7 @@ class FileSource:
                     yield mono(block, None)
         os.close(self._descriptor)
 
-    def _opened(self, name: str, rate: int | None, channels: int) -> SoundFile:
+    def _opened(self, name: str, rate: int | None, channels: int) -> Any:
         import soundfile
 
         raw: dict[str, Any] = {"format": "RAW", "subtype": "PCM_16", "endian": "LITTLE"}
@@ -134,7 +128,7 @@ class Microphone:
             for chunk in resampled_chunks(self._arriving(), self.rate):
                 yield as_chunk(pcm_16(chunk))
         if self.overflows:
-            _LOGGER.warning("%s: audio was lost %d times, this process was late", self.name, self.overflows)
+            logger.warning("%s: audio was lost %d times, this process was late", self.name, self.overflows)
 
     def close(self) -> None:
         self._blocks.put(None)

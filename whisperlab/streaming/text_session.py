@@ -20,7 +20,7 @@ from whisperlab.streaming.decoding import Hypothesis, SpeechDecoder, Word
 from whisperlab.streaming.language_id import LanguageIdentifier
 from whisperlab.streaming.results import LanguageFlag, SessionSegment
 from whisperlab.streaming.switching import MIN_SPEECH, SwitchDetector
-from whisperlab.util.timeline import SAMPLE_RATE, VAD_FRAME, Span, seconds
+from whisperlab.util.timeline import SAMPLE_RATE, VAD_FRAME, Span, samples, seconds
 
 logger = logging.getLogger("whisperlab")
 
@@ -216,8 +216,9 @@ class TextSession:
     def _final_decode(self, speech: Speech, end: int, language: str) -> Hypothesis:
         """Decode speech that has ended, behind the final words before it if that gives a likely text."""
         known, words = self.final_words
-        near = [word for word in words if word.start >= end - CONTEXT]
-        short = end - speech.start <= CONTEXT // 2
+        longest = min(CONTEXT, samples(self.context.config.session.max_speech_s))
+        near = [word for word in words if word.start >= end - longest]
+        short = end - speech.start <= longest // 2
         if short and known == language and near and speech.start - near[-1].end <= CONTEXT_PAUSE:
             found = self._decoding(speech, end, language, near, final=True)()
             at = speech.start

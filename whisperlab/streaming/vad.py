@@ -9,13 +9,13 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from whisperlab.util.errors import ConfigurationError
-from whisperlab.util.gain import MAX_GAIN_DB, NORMAL, RecentLevel, gain_for, level_of
+from whisperlab.util.gain import MAX_GAIN_DB, NORMAL, gain_for, level_of, recent_level
 from whisperlab.util.options import Options, option
 from whisperlab.util.timeline import LONGEST_MS, SAMPLE_RATE, VAD_FRAME, Span
 
@@ -47,18 +47,14 @@ class SileroDetector:
 
 
 @dataclass(slots=True, frozen=True)
-class VadOptions(Options):
+class VadOptions(Options, group="vad"):
     """When speech begins and ends."""
-
-    GROUP: ClassVar[str] = "vad"
 
     onset: float = option(0.5, "probability from which a frame starts speech; Silero's default", 0, 1, exclusive=True)
     offset: float = option(
         0.35, "probability below which speech ends; Silero's default, 0.15 below `onset`", 0, 1, exclusive=True
     )
-    min_silence_ms: int = option(
-        480, "silence that ends speech; longer than most pauses inside a sentence", 32, LONGEST_MS
-    )
+    min_silence_ms: int = option(480, "silence that ends speech; longer than most pauses in a sentence", 32, LONGEST_MS)
     max_gain_db: float = option(
         MAX_GAIN_DB, "limit of the automatic gain for quiet audio (`whisperlab.util.gain`); 0: no gain", 0, MAX_GAIN_DB
     )
@@ -81,7 +77,7 @@ class SpeechGate:
     detector: VoiceActivityDetector
     quiet_detector: VoiceActivityDetector | None = None
     history_s: float = 30.0  # of probabilities kept
-    level: RecentLevel = field(default_factory=RecentLevel)
+    level: float = 0.0  # the recent one of the stream
     quiet: int = 0  # samples of closed spans below normal level
     quiet_level: float = 0.0  # of the newest of them
     span_start: int | None = None  # first sample of the running speech; None in silence
@@ -121,7 +117,8 @@ class SpeechGate:
         level = level_of(samples)
         probability = self.detector(samples)
         self._span_level = max(level, self._span_level) if self.span_start is not None else level
-        gain = gain_for(self.level.push(level), self.options.max_gain_db)
+        self.level = recent_level(self.level, level)
+        gain = gain_for(self.level, self.options.max_gain_db)
         if self.quiet_detector and gain > 1 and level > 0:
             if not self._amplifies:
                 self.quiet_detector.reset()
@@ -177,11 +174,8 @@ class SpeechGate:
 
     def voiced(self, within: Span) -> int:
         """Samples of the span that lie in frames with speech."""
-        return sum(
-            min(start + VAD_FRAME, within.end) - max(start, within.start)
-            for start, probability in self._frames(within)
-            if probability >= self.options.offset
-        )
+        starts = [start for start, speech in self._frames(within) if speech >= self.options.offset]
+        return sum(min(start + VAD_FRAME, within.end) - max(start, within.start) for start in starts)
 
     def voiced_frames(self, within: Span) -> list[int]:
         """First samples of the frames with speech that begin in the span, oldest first."""
@@ -190,11 +184,8 @@ class SpeechGate:
 
     def quietest(self, within: Span) -> int | None:
         """Middle of the frame with the lowest speech probability inside the span; None if no frame lies in it."""
-        inside = [
-            (probability, start)
-            for start, probability in self._frames(within)
-            if within.start <= start and start + VAD_FRAME <= within.end
-        ]
+        frames = self._frames(within)
+        inside = [(p, start) for start, p in frames if within.start <= start and start + VAD_FRAME <= within.end]
         return min(inside)[1] + VAD_FRAME // 2 if inside else None
 
     def _frames(self, within: Span) -> Iterator[tuple[int, float]]:

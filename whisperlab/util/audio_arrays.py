@@ -2,7 +2,6 @@
 
 import functools
 import hashlib
-import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -13,14 +12,15 @@ import numpy.typing as npt
 import soxr
 
 from whisperlab.util.errors import AudioFormatError
+from whisperlab.util.log import logger
 from whisperlab.util.timeline import SAMPLE_RATE, seconds
 from whisperlab.util.timeline import samples as samples_in
 from whisperlab.util.validation import check_range, is_number, shown
 
-logger = logging.getLogger("whisperlab")
-
 FloatArray: TypeAlias = npt.NDArray[np.float32]  # (n_samples,), mono 16 kHz, nominally in [-1, 1)
 Samples: TypeAlias = npt.NDArray[Any]  # of any accepted type
+Clock: TypeAlias = Callable[[], float]  # seconds
+Sleep: TypeAlias = Callable[[float], None]
 
 MAX_FILE_CHANNELS = 1024  # more are refused: a damaged header, or an array of the wrong layout
 MAX_CHANNELS = 8  # 7.1 surround: an axis up to this length may be the channels
@@ -117,9 +117,7 @@ def chunks(audio: FloatArray, n_samples: int) -> Iterator[FloatArray]:
     return (audio[start : start + n_samples] for start in range(0, len(audio), n_samples))
 
 
-def paced(
-    source: Iterable[FloatArray], clock: Callable[[], float], sleep: Callable[[float], None]
-) -> Iterator[FloatArray]:
+def paced(source: Iterable[FloatArray], clock: Clock, sleep: Sleep) -> Iterator[FloatArray]:
     """The chunks of a source, none before a microphone would have recorded it; clock and sleep count seconds."""
     began, n_recorded = clock(), 0
     for chunk in source:

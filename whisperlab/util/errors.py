@@ -5,9 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 # Messages of a RuntimeError or OSError for a failed allocation: torch, oneDNN, C++, the system.
-_NO_MEMORY = re.compile(
-    r"(not enough|out of|can't allocate|cannot allocate) memory|bad_alloc|could not create a primitive$", re.IGNORECASE
-)
+_NO_MEMORY = re.compile(r"(?i)(not enough|out of|can(no|')t allocate) memory|bad_alloc|could not create a primitive$")
 _REQUESTED = re.compile(r"\d+ bytes|[\d.]+ [KMGTPE]iB")
 
 

@@ -1,7 +1,6 @@
 """Automatic gain for quiet audio, from the RMS of its loudest 32 ms; exactly 1 at a normal level."""
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,13 +37,6 @@ def lifted(window: NDArray[np.float32]) -> NDArray[np.float32]:
     return window if gain == 1 else window * np.float32(gain)
 
 
-@dataclass(slots=True)
-class RecentLevel:
-    """The recent level of a stream: it rises at once and falls by `RELEASE_DB` per second."""
-
-    value: float = 0.0
-
-    def push(self, frame_level: float) -> float:
-        """Add the level of the next 32 ms and return the recent level."""
-        self.value = max(frame_level, self.value * _RELEASE)
-        return self.value
+def recent_level(before: float, frame_level: float) -> float:
+    """The recent level of a stream after the next 32 ms: it rises at once and falls by `RELEASE_DB` per second."""
+    return max(frame_level, before * _RELEASE)

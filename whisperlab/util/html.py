@@ -5,10 +5,8 @@ from html import escape
 
 
 def facts(title: str, values: Mapping[str, object]) -> str:
-    row = '<tr><th scope="row">{}</th><td>{}</td></tr>'
-    rows = "".join(
-        row.format(escape(name.replace("_", " ")), escape(format_value(value))) for name, value in values.items()
-    )
+    lines = ((name.replace("_", " "), format_value(value)) for name, value in values.items())
+    rows = "".join('<tr><th scope="row">{}</th><td>{}</td></tr>'.format(*map(escape, line)) for line in lines)
     return f"<table><caption>{escape(title)}</caption><tbody>{rows}</tbody></table>"
 
 

@@ -1,7 +1,5 @@
 """Groups of options: frozen dataclasses whose fields state type, default, allowed range and reason once."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
@@ -13,8 +11,6 @@ from whisperlab.util.json_values import JsonValue
 from whisperlab.util.validation import check_range
 
 T = TypeVar("T")
-
-_known: dict[type[object], Mapping[str, Option]] = {}  # by group; resolving type hints takes a millisecond
 
 # "keywords": arguments of `SessionRestartTranscriber` by the dotted names of the options that they set.
 # "groups" of a configuration (`whisperlab.config.TranscriberConfig`).
@@ -48,7 +44,11 @@ class Options:
     """Base of a group of options. Fields are checked when a group is made."""
 
     __slots__ = ()
-    GROUP: ClassVar[str] = ""  # name of the group in a configuration, for error messages
+    GROUP: ClassVar[str] = ""
+
+    def __init_subclass__(cls, group: str = "") -> None:
+        """``group`` is its name in a configuration, for error messages."""
+        cls.GROUP = group or cls.GROUP  # a slotted dataclass is made twice
 
     def __post_init__(self) -> None:
         for name, known in described(type(self)).items():
@@ -57,6 +57,9 @@ class Options:
 
     def check(self) -> None:
         """Raise ConfigurationError for fields that do not go together."""
+
+
+_known: dict[type[object], Mapping[str, Option]] = {}  # by group; resolving type hints takes a millisecond
 
 
 def described(group: type[object]) -> Mapping[str, Option]:

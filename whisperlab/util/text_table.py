@@ -20,11 +20,9 @@ def text_table(rows: Sequence[Mapping[str, object]]) -> str:
     return "\n".join("  ".join(line).rstrip() for line in zip(*columns, strict=True))
 
 
-def with_interval(
-    value: float | None, interval: Sequence[float] | None, form: str = ".2f", *, without: str = ""
-) -> str:
+def with_interval(value: float | None, ends: Sequence[float] | None, form: str = ".2f", *, without: str = "") -> str:
     """A value and its interval in one cell, such as "0.50 (0.25-0.75)"; ``without`` is said where there is none."""
     if value is None:
         return "-"
-    told = without if interval is None else f"{interval[0]:{form}}-{interval[1]:{form}}"
+    told = without if ends is None else f"{ends[0]:{form}}-{ends[1]:{form}}"
     return f"{value:{form}}" + (f" ({told})" if told else "")

@@ -37,3 +37,7 @@ class Span:
     @property
     def duration_s(self) -> float:
         return seconds(len(self))
+
+    def to_dict(self) -> dict[str, float]:
+        """The public JSON form: ``{"start", "end"}``, in seconds."""
+        return {"start": seconds(self.start), "end": seconds(self.end)}

@@ -28,10 +28,8 @@ WITHIN_S = 10.0  # until so long after a switch, the text may change to its lang
 TRANSLATED = 3  # so many words of a wrong script, with no right word between them, are a translation
 
 _LISTS = tomllib.loads((Path(__file__).parent / "scripts.toml").read_text(encoding="utf-8"))
-_SCRIPTS: dict[str, list[str]] = {}
-for _script, _languages in _LISTS.items():
-    for _code in _languages.split():
-        _SCRIPTS.setdefault(_code, []).append(_script)
+_CODES = " ".join(_LISTS.values()).split()
+_SCRIPTS = {code: [script for script, codes in _LISTS.items() if code in codes.split()] for code in _CODES}
 
 Shown = tuple[float, str, str, str | None]  # audio clock in seconds, text that became final, tentative text, language
 _UNKNOWN = ("", UNTAGGED)  # languages
@@ -136,12 +134,8 @@ def mixing(reference: Reference, **rules: Unpack[TextRules]) -> Mixing:
     It is *within* a sentence inside a segment, and behind a segment without such a mark if the last segment has one.
     Otherwise its level is not known.
     """
-    words = [
-        (_spoken(unit, segment.lang), segment)
-        for segment in reference.segments
-        if segment.lang not in _UNKNOWN
-        for unit in units(segment.text, language=segment.lang, **rules)
-    ]
+    known = [segment for segment in reference.segments if segment.lang not in _UNKNOWN]
+    words = [(_spoken(unit, s.lang), s) for s in known for unit in units(s.text, language=s.lang, **rules)]
     if not words:
         return Mixing()
     cmi = 1 - max(Counter(language for language, _ in words).values()) / len(words)

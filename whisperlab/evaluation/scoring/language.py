@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import TypeAlias
 
 from whisperlab.evaluation.scoring.text import Addable
 from whisperlab.evaluation.trace import Reference
@@ -73,6 +74,9 @@ class Boundary(Label):
         return max(self.start - time, 0.0, time - self.end)
 
 
+Pair: TypeAlias = tuple[Boundary, Switch]  # true and found
+
+
 def segment_labels(segments: Iterable[SessionSegment]) -> list[Label]:
     """The labels of final segments, each for its own time."""
     return [Label(s.start_time, s.end_time, s.language) for s in segments if s.is_final]
@@ -131,7 +135,7 @@ BLOCKS = ("under 1 s", "1-2 s", "2-4 s", "over 4 s")
 BLOCKS_S = (1.0, 2.0, 4.0)
 
 
-def block_misses(reference: Reference, found: Iterable[tuple[Boundary, Switch]]) -> dict[str, tuple[int, int]]:
+def block_misses(reference: Reference, found: Iterable[Pair]) -> dict[str, tuple[int, int]]:
     """Number of blocks (from switch to switch) and of those whose switch is in no pair of ``found``, by length."""
     ends = [old.end for old, new in pairwise(reference.segments) if old.lang != new.lang]
     ends = [*ends[1:], *(segment.end for segment in reference.segments[-1:])]
@@ -144,9 +148,7 @@ def block_misses(reference: Reference, found: Iterable[tuple[Boundary, Switch]])
     return counts
 
 
-def match_switches(
-    true: Sequence[Boundary], found: Sequence[Switch], tolerance_s: float
-) -> list[tuple[Boundary, Switch]]:
+def match_switches(true: Sequence[Boundary], found: Sequence[Switch], tolerance_s: float) -> list[Pair]:
     """One-to-one pairs into the same language within the tolerance: the most pairs, at the least total distance."""
     pairs = []
     for language in sorted({boundary.language for boundary in true}):
@@ -156,10 +158,10 @@ def match_switches(
     return sorted(pairs, key=lambda pair: pair[0].end)
 
 
-def _match(true: Sequence[Boundary], found: Sequence[Switch], tolerance_s: float) -> list[tuple[Boundary, Switch]]:
+def _match(true: Sequence[Boundary], found: Sequence[Switch], tolerance_s: float) -> list[Pair]:
     # Gaps do not overlap, so one of the best matchings keeps the order of time. Dynamic programming over prefixes
     # finds it: best[j] is (pairs, -distance, matching) of the true switches so far and found[:j].
-    empty: tuple[int, float, tuple[tuple[Boundary, Switch], ...]] = (0, 0.0, ())
+    empty: tuple[int, float, tuple[Pair, ...]] = (0, 0.0, ())
     best = [empty] * (len(found) + 1)
     for boundary in true:
         above, best = best, [empty]

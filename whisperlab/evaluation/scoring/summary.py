@@ -1,7 +1,5 @@
 """The score of a recording: counts that can be summed over recordings, and the rates computed from them."""
 
-from __future__ import annotations
-
 import math
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -9,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, TypeAlias, Unpack
+from typing import Any, Self, TypeAlias, Unpack
 
 import numpy as np
 
@@ -53,7 +51,7 @@ class Score(Addable):
     def __post_init__(self) -> None:
         normalizer_name(self.normalizer)
 
-    def __add__(self, other: Score) -> Score:
+    def __add__(self, other: Self) -> Self:
         pairs = {name: (*pair, *other.blocks[name]) for name, pair in self.blocks.items()}
         return replace(
             Addable.__add__(self, other),
@@ -190,9 +188,7 @@ def _rates(score: Score) -> RateTree:
     wholes = {"precision": found, "recall": true, "f1": (found + true) / 2}
     return {
         **{name: _ratio(*parts(score)) for name, parts in _RATIOS.items()},
-        "error_rate_by_language": {
-            language: _ratio(counts.errors, counts.reference_words) for language, counts in score.text.items()
-        },
+        "error_rate_by_language": {code: _ratio(n.errors, n.reference_words) for code, n in score.text.items()},
         **{
             f"switch_{rate}_at_{tolerance}": _ratio(matched, whole)
             for tolerance, matched in score.switches.matched.items()

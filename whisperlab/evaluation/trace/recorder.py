@@ -18,14 +18,11 @@ from whisperlab.evaluation.trace.records import SCHEMA, Pace, Reference, Trace
 from whisperlab.streaming.real_time import LiveTranscriber, OverloadOptions, RealTimeFeed, Work
 from whisperlab.streaming.results import LanguageFrame, ProcessResult
 from whisperlab.streaming.sources import ArraySource, Source
-from whisperlab.util.audio_arrays import FloatArray, audio_digest, paced
+from whisperlab.util.audio_arrays import Clock, FloatArray, Sleep, audio_digest, paced
 from whisperlab.util.errors import AudioFormatError, ConfigurationError
 from whisperlab.util.json_values import Json, to_json
 from whisperlab.util.process import peak_rss_bytes, provenance
-from whisperlab.util.timeline import SAMPLE_RATE, Span, samples, seconds
-
-Clock = Callable[[], float]
-Sleep = Callable[[float], None]
+from whisperlab.util.timeline import SAMPLE_RATE, samples, seconds
 
 
 class StreamTranscriber(Protocol):
@@ -189,11 +186,11 @@ def _events(result: ProcessResult, last: ProcessResult) -> Iterator[tuple[str, M
     """Kind and fields of every event in a result, without the clocks."""
     for kind, spans in (("gap", result.gaps), ("untranscribed", result.untranscribed)):
         for span in spans:
-            yield kind, _span(span)
+            yield kind, span.to_dict()
     for flag in result.flags:
         yield "language_flag", {**flag.to_dict(), "outside": flag.outside}
     for span in result.speech:
-        yield "speech", _span(span)
+        yield "speech", span.to_dict()
     for frame in result.frames:
         yield "frame", _frame(frame)
     for switch in result.switches:
@@ -206,19 +203,11 @@ def _events(result: ProcessResult, last: ProcessResult) -> Iterator[tuple[str, M
         yield "load", {"level": result.load_level}
 
 
-def _span(span: Span) -> Mapping[str, float]:
-    return {"start": seconds(span.start), "end": seconds(span.end)}
-
-
 def _frame(frame: LanguageFrame) -> Mapping[str, object]:
     onset = frame.onset and {"window": seconds(frame.onset.window), "posterior": _rounded(frame.onset.posterior)}
-    return {
-        **{name: seconds(getattr(frame, name)) for name in ("end", "window", "speech")},
-        "posterior": _rounded(frame.posterior),
-        "label": frame.label,
-        "cached": frame.cached,
-        "onset": onset,
-    }
+    times = {name: seconds(getattr(frame, name)) for name in ("end", "window", "speech")}
+    found = {"posterior": _rounded(frame.posterior), "label": frame.label, "cached": frame.cached, "onset": onset}
+    return {**times, **found}
 
 
 def _rounded(posterior: Mapping[str, float]) -> dict[str, float]:

@@ -5,14 +5,12 @@ lack (``optional``), both for stream logs (``log``), and those of parts of a lin
 ``transcribe --json``. Only this module has the schemas of earlier versions.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal, TypeAlias, TypeGuard, get_args
+from typing import TYPE_CHECKING, Literal, Self, TypeAlias, TypeGuard, get_args
 
 from whisperlab.streaming.results import LanguageFlag, LanguageFrame, Onset, SegmentWord, SessionSegment, Switch
 from whisperlab.util import validation as fields
@@ -20,7 +18,7 @@ from whisperlab.util.errors import TraceError, brief
 from whisperlab.util.files import atomic_path
 from whisperlab.util.json_values import Json, JsonValue
 from whisperlab.util.timeline import Span, samples
-from whisperlab.util.validation import Field, from_json, is_number, shown, wrong_field
+from whisperlab.util.validation import AMOUNT, Field, from_json, is_number, shown, wrong_field
 
 if TYPE_CHECKING:
     from whisperlab.evaluation.transcripts import SubtitleOptions
@@ -75,9 +73,7 @@ STATISTICS = Field(
 _FIELDS: dict[str, Field] = vars(fields) | {
     "STATISTICS": STATISTICS,
     "LIST": Field("a list", lambda value: isinstance(value, list)),
-    "AMOUNTS": Field(
-        "a list of amounts", lambda value: isinstance(value, list) and all(map(fields.AMOUNT.fits, value))
-    ),
+    "AMOUNTS": Field("a list of amounts", lambda value: isinstance(value, list) and all(map(AMOUNT.fits, value))),
     "COUNT_OR_NULL": Field("a count", lambda value: value is None or fields.COUNT.fits(value)),
     "OBJECT_OR_NULL": Field("an object or null", lambda value: value is None or isinstance(value, dict)),
     "TIME": Field(f"seconds from 0 to {_LONGEST_S:g}", _is_time),
@@ -142,7 +138,7 @@ class ReferenceSegment:
             raise TraceError(f"{needs} {wanted}, got {shown(self.word_times)} for {shown(self.text)}")
 
     @classmethod
-    def from_dict(cls, value: Json) -> ReferenceSegment:
+    def from_dict(cls, value: Json) -> Self:
         """From its ``to_dict``. Raises KeyError or TypeError for missing fields, TraceError for wrong values."""
         words = tuple((start, end) for start, end in value.get("word_times") or ())
         return cls(value["start"], value["end"], value["lang"], value["text"], value.get("speaker", ""), words)
@@ -161,7 +157,7 @@ class Reference:
     segments: tuple[ReferenceSegment, ...]
 
     @classmethod
-    def from_dict(cls, value: Json) -> Reference:
+    def from_dict(cls, value: Json) -> Self:
         """From ``{"text", "segments": [{"start", "end", "lang", "text"}]}``; ``text`` is optional. TraceError else."""
         try:
             found = [ReferenceSegment.from_dict(segment) for segment in value["segments"]]
@@ -192,13 +188,13 @@ class Trace:
     def segments(self) -> tuple[SessionSegment, ...]:
         return tuple(map(_segment, self.of_kind("segment")))
 
-    def to_text(self, format_name: str, options: SubtitleOptions | None = None) -> str:
+    def to_text(self, format_name: str, options: "SubtitleOptions | None" = None) -> str:
         """The final text as ``srt``, ``ctm`` or another of `whisperlab.evaluation.transcripts.FORMATS`."""
         from whisperlab.evaluation.transcripts import Transcript, to_text
 
         return to_text([Transcript(self.recording, self.segments, self.duration)], format_name, options)
 
-    def to_srt(self, options: SubtitleOptions | None = None) -> str:
+    def to_srt(self, options: "SubtitleOptions | None" = None) -> str:
         return self.to_text("srt", options)
 
     @property

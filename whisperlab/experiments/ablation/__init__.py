@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.random import Generator
 
 from whisperlab.data import Recording
 from whisperlab.evaluation.scoring import Score, bootstrap_intervals, pooled
@@ -162,9 +163,7 @@ def memory_of(task: tuple[str, Models, Recording, float]) -> tuple[float, float]
     return (after["VmHWM"] - libraries) / 1e6, (after["VmRSS"] - libraries) / 1e6
 
 
-def score(
-    variant: Variant, recordings: Sequence[Recording], models: Models, rng: np.random.Generator, say: Say
-) -> TableRow:
+def score(variant: Variant, recordings: Sequence[Recording], models: Models, rng: Generator, say: Say) -> TableRow:
     """Rates of a variant over whole recordings, with intervals over recordings; all hits of its cache are checked."""
     config = variant.config.replace({"languages": list(models.languages), "cache.shadow_rate": 1.0})
     digest, make = model_digest(models.weights), partial(variant.transcriber, models)
@@ -192,7 +191,7 @@ def score(
     }
 
 
-def variant_row(variant: Variant, found: Mapping[str, Measurement], rng: np.random.Generator) -> TableRow:
+def variant_row(variant: Variant, found: Mapping[str, Measurement], rng: Generator) -> TableRow:
     """Times, work and memory of one variant; ratios are to the reference pipeline, of the p95 also to the default."""
     one, before = found[variant.name], found[BEFORE]
     row: TableRow = {

@@ -96,9 +96,8 @@ def compare(
     for one in systems:
         row: TableRow = {"system": one.name, "streams": one.streams, "threads": threads, "reason": reasons[one.name]}
         if not row["reason"]:
-            scores, controls_of = (
-                [score_trace(trace, truth[trace.recording]) for trace in found[one.name]] for found in (traces, false)
-            )
+            both = (traces[one.name], false[one.name])
+            scores, controls_of = ([score_trace(trace, truth[trace.recording]) for trace in found] for found in both)
             row |= _measured(one, traces[one.name], scores, controls_of, rng)
             all_scores[one.name] = scores
         rows.append(row)
@@ -135,22 +134,21 @@ def _measured(
     return row
 
 
-def run(
-    system: System, recording: Recording, files: Callable[[str], Path], facts: Json, logs: Path | None = None
-) -> Trace:
+def run(system: System, scene: Recording, files: Callable[[str], Path], facts: Json, logs: Path | None = None) -> Trace:
     """One system on one recording, in a new process; ``files`` returns the weights in a format. Raises WhisperlabError.
 
     ``facts`` are model, threads, languages and pace.
     """
     python, weights = system.python(), [str(files(kind)) for kind in system.weights.split()]
-    segments = [(segment.start, segment.end, segment.lang) for segment in recording.segments]
-    names = {"adapter": system.adapter, "system": system.name, "recording": recording.id}
+    segments = [(segment.start, segment.end, segment.lang) for segment in scene.segments]
+    names = {"adapter": system.adapter, "system": system.name, "recording": scene.id}
     paths = {*filter(None, (os.environ.get("PYTHONPATH"), str(Path(whisperlab.__file__).parents[1])))}
     ours = {"PYTHONPATH": os.pathsep.join(paths)} if not system.environment else {"PYTHONPATH": ""}
     limits = {"OMP_NUM_THREADS": str(facts["threads"]), "HF_HUB_OFFLINE": "1"}  # some read no other setting
     with TemporaryDirectory(prefix="whisperlab-systems-") as folder:
-        audio, stream_log = Path(folder, "audio.npy"), (logs or Path(folder)) / _file_name(system.name, recording.id)
-        np.save(audio, recording.audio())
+        name = re.sub(r"[^\w.]+", "-", f"{system.name} {scene.id}.jsonl")
+        audio, stream_log = Path(folder, "audio.npy"), (logs or Path(folder)) / name
+        np.save(audio, scene.audio())
         stream_log.parent.mkdir(parents=True, exist_ok=True)
         work = {"audio": str(audio), "log": str(stream_log), "weights": weights, "segments": segments}
         options = {"arguments": system.arguments, "hugging_face": TABLES["Hugging Face"]}
@@ -160,7 +158,7 @@ def run(
         done = subprocess.run(command, input=request, env=environment, capture_output=True, text=True)
         if done.returncode:
             last = done.stderr.strip().rpartition("\n")[2] or "nothing"
-            raise WhisperlabError(f"{system.name} failed on {recording.id} ({done.returncode}); last output: {last}")
+            raise WhisperlabError(f"{system.name} failed on {scene.id} ({done.returncode}); last output: {last}")
         return read_streams(stream_log)[0]
 
 
@@ -174,10 +172,6 @@ def weights_file(model: str, say: Say, kind: str) -> Path:
             write_ggml(path, models.load_weights(model, say=say))
         return path
     return models.fetch(model, say)
-
-
-def _file_name(*parts: str) -> str:
-    return re.sub(r"[^\w.]+", "-", " ".join(parts)) + ".jsonl"
 
 
 def readable(rows: Iterable[TableRow], names: Iterable[str]) -> list[dict[str, str]]:

@@ -5,8 +5,6 @@ Its ``load(request)`` returns a function of a `Stream`, which runs twice: for th
 recording.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import runpy
