@@ -70,11 +70,13 @@ compare-revisions: environment weights speech ## compare two revisions of the co
 	$(call say,$(A) and $(B))
 	@$(BIN)/python -m benchmarks.revisions '$(A)' '$(B)' --limit 2 --rounds 4
 
-sbom: environment ## write the installed packages as a CycloneDX bill of materials: reports/sbom.json
+sbom: environment ## list the installed packages: reports/sbom.json (CycloneDX), and their licences: reports/NOTICE.txt
 	@mkdir -p $(REPORTS)
 	@$(PYTHON) -m venv $(VENV)-sbom
-	@$(VENV)-sbom/bin/pip install --quiet cyclonedx-bom==7.5.0
+	@$(VENV)-sbom/bin/pip install --quiet cyclonedx-bom==7.5.0 pip-licenses==5.5.5
 	@$(VENV)-sbom/bin/cyclonedx-py environment $(BIN)/python --of JSON -o $(REPORTS)/sbom.json
+	@$(VENV)-sbom/bin/pip-licenses --python $(BIN)/python --format plain-vertical --with-urls --with-license-file --no-license-path \
+		--output-file $(REPORTS)/NOTICE.txt
 
 fuzz: environment speech ## thousands of damaged files and odd options, then coverage-guided fuzzing (hours)
 	$(call say,fuzzing)

@@ -95,7 +95,7 @@ class Worker:
 
 @contextmanager
 def worker(options: Mapping[str, Any]) -> Iterator[Worker]:
-    command = [sys.executable, "-m", "benchmarks.engines", "--serve", json.dumps(options)]
+    command = [sys.executable, "-P", "-m", "benchmarks.engines", "--serve", json.dumps(options)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
             yield Worker(process)

@@ -90,7 +90,8 @@ def in_terminal(speech: FloatArray, folder: Path) -> tuple[FloatArray, Trace]:
     sink = "module-null-sink sink_name=speech rate=16000 channels=1 format=s16le"
     server = ["pulseaudio", "-n", "--exit-idle-time=-1", "--load=module-native-protocol-unix", f"--load={sink}"]
     files = ["--save", folder / "talk.wav", "--trace", folder / "talk.jsonl"]
-    listen = [sys.executable, "-m", "whisperlab", "listen", "--device", "pulse", "--languages", ",".join(LANGUAGES)]
+    command = ["listen", "--device", "pulse", "--languages", ",".join(LANGUAGES)]
+    listen = [sys.executable, "-P", "-m", "whisperlab", *command]
     with subprocess.Popen(server, env=environment, stderr=subprocess.DEVNULL) as pulse:
         time.sleep(2)
         try:

@@ -125,7 +125,7 @@ def caught(name: str, mutant: Mutant) -> bool:
         shutil.copy(ROOT / "pyproject.toml", copy)
         module = copy / "whisperlab" / (mutant.file or f"{name}.py")
         module.write_text(mutated(module.read_text(encoding="utf-8"), mutant), encoding="utf-8")
-        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--timeout=60"]
+        command = [sys.executable, "-P", "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--timeout=60"]
         try:
             done = subprocess.run(
                 [*command, f"tests/test_{name}.py"],

@@ -55,7 +55,7 @@ Took = tuple[float, float]  # processor and wall seconds
 def python(path: Path, threads: int) -> Took:
     """The stream in an interpreter of its own."""
     code = STREAM.format(path=str(path), threads=threads)
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-P", "-c", code], check=True, capture_output=True, text=True)
     return _took(done.stdout)
 
 
@@ -83,7 +83,7 @@ def command_line(path: Path, threads: int) -> Took:
 def _command(path: Path, threads: int) -> Took:
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     command = ["transcribe", str(path), "--languages", "en,es", "--threads", str(threads)]
-    subprocess.run([sys.executable, "-m", "whisperlab", *command], check=True, capture_output=True)
+    subprocess.run([sys.executable, "-P", "-m", "whisperlab", *command], check=True, capture_output=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return cpu, time.perf_counter() - began
@@ -97,7 +97,7 @@ def _took(printed: str) -> Took:
 @contextmanager
 def company(n: int) -> Iterator[None]:
     """Run ``n`` processes that compute all the time."""
-    busy = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(n)]
+    busy = [subprocess.Popen([sys.executable, "-P", "-c", BUSY]) for _ in range(n)]
     try:
         yield
     finally:

@@ -156,7 +156,13 @@ def make_row(trace: Trace, *, corpus: str, folder: Path | None = None) -> dict[s
 
 def failed_row(config: dict[str, Any], recording: str, error: str) -> dict[str, Any]:
     """The row of a run that broke."""
-    told = {"key": "failed", "config": config, "recording": recording, "corpus": "ivr-five", "split": "test"}
+    told = {
+        "key": f"failed on {recording}",
+        "config": config,
+        "recording": recording,
+        "corpus": "ivr-five",
+        "split": "test",
+    }
     return {**told, "status": "failed", "error": error, "created": "2026-11-22T10:00:00+00:00"}
 
 

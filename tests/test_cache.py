@@ -599,3 +599,24 @@ def test_an_option_of_another_type_is_refused_by_name(options: dict[str, Any]) -
 def test_an_invalid_span_is_refused(span: Any) -> None:
     with pytest.raises(ConfigurationError, match="needs precompute_hash"):
         EncoderCache(key="span").precompute_hash(np.zeros(1600, np.float32), span)
+
+
+def checks(cache: EncoderCache, recordings: int, hits: int = 20) -> list[list[bool]]:
+    """Which hits of each short recording are checked."""
+    rng, found = np.random.default_rng(0), []
+    for _ in range(recordings):
+        cache.clear()
+        window = rng.normal(0, 0.1, 1600).astype(np.float32)
+        cache.get(window)
+        cache.put(torch.zeros(1), window)
+        found.append([cache.get(window) is not None and cache.should_shadow() for _ in range(hits)])
+    return found
+
+
+def test_in_short_recordings_hits_are_checked_too_each_time_the_same_ones() -> None:
+    first = checks(EncoderCache(shadow_rate=0.1), recordings=100)
+    assert 140 <= sum(map(sum, first)) <= 260  # of 2,000
+    assert sum(map(any, first)) > 60
+    assert checks(EncoderCache(shadow_rate=0.1), recordings=100) == first
+    given = checks(EncoderCache(shadow_rate=0.5, rng=random.Random(1)), recordings=3)
+    assert given == [given[0]] * 3  # the caller's chance is the caller's

@@ -7,12 +7,16 @@ import gzip
 import io
 import os
 import re
+import socket
 import subprocess
 import sys
 import tarfile
+import threading
+import time
 import tomllib
 import zipfile
 from collections.abc import Iterator
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
 import pytest
@@ -21,9 +25,10 @@ import whisperlab
 from whisperlab.data import debian, scenes
 from whisperlab.metrics import PerformanceMetrics
 from whisperlab.model import compiled_encoder, downloads
-from whisperlab.util import files
+from whisperlab.util import files, metrics_server
 from whisperlab.util.errors import ConfigurationError, CorpusError, WeightsError
 from whisperlab.util.files import atomic_path, write_atomic
+from whisperlab.util.metrics_server import MetricsServer
 
 PACKAGE = Path(whisperlab.__file__).parent
 ROOT = PACKAGE.parent
@@ -147,6 +152,32 @@ def test_compiled_code_that_others_could_have_written_is_not_loaded(
         compiled_encoder._check_ours(path)
 
 
+def test_compiled_code_is_not_loaded_below_a_folder_of_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    above = tmp_path / "cache"
+    above.mkdir()
+    path = code_of(above / "compiled")
+    own_group, others = os.getegid(), 65_534
+    for mode, group, refused in (
+        (0o777, own_group, True),
+        (0o1777, own_group, False),  # sticky, as /tmp: only the owner may replace a folder there
+        (0o775, own_group, False),  # as with umask 002
+        (0o775, others, True),
+        (0o755, others, False),
+    ):
+        with monkeypatch.context() as patch:
+            if os.geteuid() == 0:
+                os.chown(above, -1, group)
+            else:
+                patch.setattr(os, "getegid", lambda group=group: own_group if group == own_group else others)
+            above.chmod(mode)
+            with pytest.raises(ConfigurationError, match=re.escape(str(above))) if refused else nullcontext():
+                compiled_encoder._check_ours(path)
+    if os.geteuid() == 0:
+        os.chown(above, others, -1)
+        with pytest.raises(ConfigurationError, match=f"{re.escape(str(above))} .*user {others}"):
+            compiled_encoder._check_ours(path)
+
+
 def test_a_file_is_not_written_through_a_link_laid_in_its_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "token_hex", lambda n: "guessed")
     with atomic_path(tmp_path / "page.html") as name_of_it:
@@ -162,9 +193,146 @@ def test_a_file_is_not_written_through_a_link_laid_in_its_way(tmp_path: Path, mo
 def test_metrics_are_served_to_this_machine_alone() -> None:
     server = PerformanceMetrics().serve(0)
     try:
-        assert server._server.server_address[0] == "127.0.0.1"
+        assert server.server_address[0] == "127.0.0.1"
     finally:
         server.close()
+
+
+def scrape(port: int, host: str | None = "localhost") -> str:
+    """The first line and the body of an answer; ``host`` is the name that the client believes in."""
+    with socket.create_connection(("127.0.0.1", port), 10) as client:
+        named = "" if host is None else f"Host: {host}\r\n"
+        client.sendall(f"GET /metrics HTTP/1.0\r\n{named}\r\n".encode())
+        answer = b"".join(iter(lambda: client.recv(65536), b"")).decode()
+    return answer.partition("\r\n")[0] + answer.partition("\r\n\r\n")[2]
+
+
+@pytest.fixture
+def endpoint() -> Iterator[MetricsServer]:
+    server = PerformanceMetrics().serve(0)
+    yield server
+    server.close()
+
+
+def test_idle_connections_neither_pile_up_nor_block_a_scrape(endpoint: MetricsServer) -> None:
+    before = threading.active_count()
+    with ExitStack() as stack:
+        for number in range(258):
+            client = stack.enter_context(socket.create_connection(("127.0.0.1", endpoint.port), 10))
+            client.sendall(b"GET /metrics HTTP/1.0\r\nX-Slow: " * (number % 2))
+        assert "200 OK" in scrape(endpoint.port)
+        for _ in range(100):
+            if (threads := threading.active_count() - before) <= metrics_server.CONNECTIONS:
+                break
+            time.sleep(0.05)
+        assert threads <= metrics_server.CONNECTIONS
+
+
+def test_a_silent_client_of_the_metrics_is_sent_away(monkeypatch: pytest.MonkeyPatch, endpoint: MetricsServer) -> None:
+    monkeypatch.setattr(metrics_server._Handler, "timeout", 0.2)
+    with socket.create_connection(("127.0.0.1", endpoint.port), 10) as client:
+        assert client.recv(1) == b""
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:80", "localhost.evil.example", "127.0.0.1@evil", "", None]
+)
+def test_a_page_that_lets_its_name_point_here_reads_no_metrics(endpoint: MetricsServer, host: str | None) -> None:
+    answer = scrape(endpoint.port, host)
+    assert "403 Forbidden" in answer
+    assert "whisperlab_" not in answer
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "LOCALHOST:9100", "127.0.0.1:1", "[::1]:9100"])
+def test_by_the_names_of_this_machine_metrics_are_read(endpoint: MetricsServer, host: str) -> None:
+    assert "200 OK" in scrape(endpoint.port, host)
+
+
+# Every place that starts a Python. Scripts that are given by path find their own folder first, not the current one.
+RUN_BY_PATH = {"fuzz.py"}
+STARTED_WITHIN = {"ProcessPoolExecutor", "execute_notebook", "self._executor.submit", "pool.submit"}
+
+
+def careless_starts(code: str) -> Iterator[str]:
+    """The commands without ``-P``, and the starts of libraries outside `safe_path`: they import what lies around."""
+    tree, safe = ast.parse(code), set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.With) and any("safe_path(" in ast.unparse(item) for item in node.items):
+            safe |= {id(inner) for inner in ast.walk(node)}
+    for node in ast.walk(tree):
+        parts = [ast.unparse(each) for each in node.elts] if isinstance(node, ast.List | ast.Tuple) else []
+        if {"sys.executable", "str(python)", "'-m'"} & set(parts[:3]) and "'-P'" not in parts:
+            yield ", ".join(parts)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in STARTED_WITHIN and id(node) not in safe:
+            yield ast.unparse(node.func)
+
+
+def test_no_python_is_started_that_imports_from_the_current_folder() -> None:
+    files = [path for folder in ("whisperlab", "benchmarks") for path in (ROOT / folder).rglob("*.py")]
+    found = {(path.name, start) for path in files for start in careless_starts(path.read_text("utf-8"))}
+    names = {"soak": "'python', '-m', 'benchmarks.soak', *sys.argv[1:]"}  # a text that is shown
+    assert {one for one in found if one[0] not in RUN_BY_PATH} == {("__main__.py", names["soak"])}
+    text = "".join(path.read_text("utf-8") for path in files)
+    assert text.count("safe_path()") > 3
+    assert text.count('"-P", ') > 8
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "run([sys.executable, '-m', 'pip'])", "run((sys.executable, script))", "run([str(python), path])",
+        "pool.submit(work)", "ProcessPoolExecutor(1)", "with a:\n    execute_notebook()",
+    ],
+)  # fmt: skip
+def test_the_walk_sees_each_start(code: str) -> None:
+    assert list(careless_starts(code))
+
+
+STARTS = """
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+from whisperlab.data.audio_files import read_audio
+from whisperlab.experiments.executors import Worker
+from whisperlab.experiments.systems import environments
+from whisperlab.model.downloads import Wheel, pip_download
+from whisperlab.profiling.workload import in_fresh_process
+from whisperlab.util.errors import WhisperlabError
+
+
+def factory():
+    return len
+
+
+if __name__ == "__main__":
+    folder, name = Path(sys.argv[1]), next(iter(environments.SYSTEM_TABLES["environments"]))
+    with suppress(WhisperlabError), (folder / "lock").open("w") as lock:  # there is no package index
+        pip_download([Wheel("no-such-package", "1", 1, "0" * 64)], folder, lock)
+    with suppress(WhisperlabError):
+        environments.install(name, print)
+    with suppress(WhisperlabError):
+        read_audio(folder / "bad.m4a")
+    assert in_fresh_process(len, "abc") == 3
+    with Worker(factory) as worker:
+        assert worker.submit("abc").result() == 3
+"""
+
+
+def test_what_lies_in_the_current_folder_is_not_run(tmp_path: Path) -> None:
+    """By pip, venv, the decoder of audio, the process of a pass of `profile`, and the workers of a sweep."""
+    here, script, marks = tmp_path / "here", tmp_path / "scripts" / "starts.py", tmp_path / "marks"
+    for folder in (here, script.parent, marks):
+        folder.mkdir()
+    for name in ("pip", "types", "socket", "venv", "av", "multiprocessing", "torch", "selectors"):
+        (here / f"{name}.py").write_text(f"open({str(marks / name)!r}, 'w').close()\nraise SystemExit(1)")
+    script.write_text(STARTS)
+    (tmp_path / "bad.m4a").write_bytes(b"no audio at all")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "WHISPERLAB_CACHE": str(tmp_path / "cache")}
+    environment |= {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(marks)}
+    done = subprocess.run([sys.executable, script, tmp_path], cwd=here, env=environment, capture_output=True, text=True)
+    assert [mark.name for mark in marks.iterdir()] == []
+    assert done.returncode == 0, done.stderr
 
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]

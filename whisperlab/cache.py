@@ -189,7 +189,7 @@ class EncoderCache:
         shadow_rate: float = 0.0,
         context: Iterable[object] = (),
         *,
-        rng: random.Random | None = None,  # of `should_shadow`
+        rng: random.Random | None = None,  # of `should_shadow`; default: one that the first audio looked up seeds
         clock: Callable[[], int] = time.perf_counter_ns,
     ) -> None:
         check_range("max_size", max_size, int, 0)
@@ -203,7 +203,7 @@ class EncoderCache:
         self.key = make_key(key, hash_precision) if isinstance(key, str) else key
         self.hash_precision = hash_precision if isinstance(key, str) else None
         self._prefix = json.dumps([self.key.name, self.hash_precision, *map(str, context)]).encode()
-        self._rng = rng or random.Random(0)
+        self._rng, self._seeded = rng or random.Random(0), rng is not None
         self._chance = self._rng.getstate()
         self._clock = clock
         self._lock = Lock()
@@ -235,6 +235,8 @@ class EncoderCache:
         wanted = self._hash_of(audio, audio_hash)
         began = self._clock()
         with self._lock:
+            if not (self._seeded or self._counts.lookup_ns):  # or every recording would have the same choices
+                self._rng.seed(wanted.identity or wanted)
             entry = self._entries.get(wanted)
             if entry is None:
                 self._counts.misses += 1
@@ -267,7 +269,7 @@ class EncoderCache:
                 self._counts.evictions += 1
 
     def should_shadow(self) -> bool:
-        """Whether to recompute and compare this hit; true for a share ``shadow_rate`` of the calls."""
+        """Whether to recompute and compare this hit: a share ``shadow_rate``, chosen anew in every other recording."""
         with self._lock:
             return self._rng.random() < self.shadow_rate
 

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import getpass
 import logging
-from collections.abc import Iterator
+import os
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
@@ -130,7 +135,66 @@ def test_without_a_compiler_it_runs_uncompiled_and_says_why(
     assert not found.compiled
     assert "the encoder runs uncompiled" in caplog.text
     assert "compiler" in caplog.text.lower()
-    assert list((tmp_path / "compiled").iterdir()) == []  # nothing half-written
+    assert {path.name for path in (tmp_path / "compiled").iterdir()} == {".lock", "torch"}  # nothing half-written
+
+
+def test_torch_keeps_what_it_builds_and_loads_in_our_own_folder(
+    few_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[Path, Path, str]] = []
+    monkeypatch.setenv("WHISPERLAB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "anyone"))
+
+    def look() -> None:
+        folders = (Path(os.environ[name]) for name in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"))
+        seen.append((*folders, os.environ["PYTHONSAFEPATH"]))
+
+    def package(exported: object, *, package_path: str, inductor_configs: dict[str, object]) -> None:
+        look()
+        for name in ("aot_inductor.precompile_headers", "cpp_cache_precompile_headers"):
+            assert inductor_configs[name] is False
+        with zipfile.ZipFile(package_path, "w") as archive:
+            archive.writestr("code", b"")
+
+    def load(path: str) -> Callable[..., torch.Tensor]:
+        monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))  # unused
+        look()
+        return lambda *example: example[0]
+
+    monkeypatch.setattr(torch.export, "export", lambda *_, **__: None)
+    monkeypatch.setattr(torch._inductor, "aoti_compile_and_package", package)
+    monkeypatch.setattr(torch._inductor, "aoti_load_package", load)
+    assert compiled_encoder(models.load_weights(few_weights), "fp32", 0).compiled
+    assert len(seen) == 4
+    ours = tmp_path / "cache"
+    assert all(folder.is_relative_to(ours) for *folders, _ in seen for folder in folders)
+    assert {safe for *_, safe in seen} == {"1"}
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "anyone")
+    assert [path.stat().st_mode & 0o777 for path in (ours / "compiled", ours / "compiled" / "torch")] == [0o700] * 2
+
+
+PLANTED = """
+import sys
+from whisperlab.model.compiled_encoder import _loaded
+from whisperlab.model.weights import load_weights
+_loaded("tail", load_weights(sys.argv[1]), "fp32", 0, print)
+"""
+
+
+@pytest.mark.slow
+def test_the_folder_that_another_user_made_for_torch_is_left_alone(few_weights: Path, tmp_path: Path) -> None:
+    """Torch names its own folder after the user and checks no owner: what lies there would be compiled in and run."""
+    planted, cache = tmp_path / "tmp" / f"torchinductor_{getpass.getuser()}", tmp_path / "cache"
+    planted.mkdir(parents=True)
+    planted.chmod(0o777)
+    if os.geteuid() == 0:
+        os.chown(planted, 65_534, 65_534)
+    environment = {**os.environ, "TMPDIR": str(planted.parent), "WHISPERLAB_CACHE": str(cache)}
+    environment.pop("TORCHINDUCTOR_CACHE_DIR", None)
+    for _ in ("compiled", "loaded"):
+        subprocess.run([sys.executable, "-c", PLANTED, few_weights], check=True, env=environment)
+        assert list(planted.parent.rglob("*")) == [planted]
+    assert list((cache / "compiled" / "torch").rglob("*.so"))  # what it built to examine the processor
 
 
 @pytest.mark.model

@@ -21,6 +21,15 @@ pytestmark = pytest.mark.browser
 
 ATTACK = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
 FORMULA = '=HYPERLINK("x"),"y"'
+FORMULAS = (
+    FORMULA,
+    f"\ufeff{FORMULA}",
+    f"\t{FORMULA}",
+    f"\r{FORMULA}",
+    f" \ufeff{FORMULA}",
+    f"\uff1d{FORMULA[1:]}",
+    "@SUM(1)",
+)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +42,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for config in [row["config"] for row in rows]:
         guest = make_trace("guest", ("en", "es"), config=config, audio_path=audio, said=said)
         rows.append(make_row(guest, corpus="ivr-five", folder=folder))
-    rows.append(failed_row(configuration(), "scene-9", FORMULA))
+    rows += [failed_row(configuration(), f"scene-{n}", text) for n, text in enumerate(FORMULAS, 9)]
     with pytest.MonkeyPatch.context() as patch:  # two recordings show no front; here they do, to try its figures
         patch.setattr("whisperlab.report.search.separation", lambda *_: Separation(3, -1.0, -1.5, -0.5))
         return from_rows(rows, folder=folder).render(folder / "report.html")
@@ -162,11 +171,11 @@ def test_the_policy_stops_a_script_even_if_one_got_in(visit: Visit) -> None:
 def test_the_runs_download_as_csv_with_formulas_disarmed(visit: Visit) -> None:
     with visit.page.expect_download() as download:
         visit.page.click("#csv")
-    text = Path(download.value.path()).read_text(encoding="utf-8-sig")
-    rows = list(csv.DictReader(io.StringIO(text)))
+    text = Path(download.value.path()).read_bytes().decode("utf-8-sig")
+    rows = list(csv.DictReader(io.StringIO(text, newline="")))
     assert download.value.suggested_filename == "runs.csv"
     assert {row["config.cache.key"] for row in rows} == {"rounded", "logmel"}
-    assert [row["error"] for row in rows if row["status"] == "failed"] == ["'" + FORMULA]
+    assert [row["error"] for row in rows if row["status"] == "failed"] == [f"'{each}" for each in FORMULAS]
     assert {float(row["hit_rate"]) for row in rows if row["hit_rate"]} > {0.0}
 
 

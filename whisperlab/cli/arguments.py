@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
+from whisperlab.cli.console import visible
 from whisperlab.model.languages import language_code
 from whisperlab.util.errors import ConfigurationError, MissingDependencyError, TraceError
 from whisperlab.util.files import AUDIO
@@ -72,7 +73,7 @@ class Parser(argparse.ArgumentParser):
         """Exit with 2; names the closest choice for a word that is none."""
         if found := re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message):
             message += did_you_mean(found[1], re.findall(r"'([^']*)'", found[2]))
-        super().error(message)
+        super().error(visible(message))
 
     def option_actions(self) -> dict[str, argparse.Action]:
         named = [(name, action) for action in self._actions for name in action.option_strings]

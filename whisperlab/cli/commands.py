@@ -10,7 +10,7 @@ from importlib import import_module
 
 from whisperlab import __version__
 from whisperlab.cli.arguments import TABLES, Parser, add_common_arguments, languages_as_codes, parse
-from whisperlab.cli.console import ERASE, Console
+from whisperlab.cli.console import ERASE, Console, visible
 from whisperlab.util.errors import translate_oom
 
 # For --threads 2 and more. OpenMP threads wait for each other in a busy loop. If they share their cores with other
@@ -75,8 +75,9 @@ def _logged(console: Console, verbose: int) -> Iterator[None]:
     """
     own, root = logging.getLogger("whisperlab"), logging.getLogger()
     handler = logging.StreamHandler(console.err)
+    lines = logging.Formatter(("%(levelname)s %(name)s: " if verbose else "") + "%(message)s")
     erase = ERASE if console.err.isatty() else ""
-    handler.setFormatter(logging.Formatter(erase + ("%(levelname)s %(name)s: " if verbose else "") + "%(message)s"))
+    handler.format = lambda record: erase + visible(lines.format(record))  # type: ignore[method-assign]
     level = logging.DEBUG if verbose > 1 else logging.INFO if verbose else logging.WARNING
     levels = {own: logging.ERROR if console.quiet else min(level, logging.INFO), **({root: level} if verbose else {})}
     before = [(logger, logger.level, logger.propagate) for logger in levels]

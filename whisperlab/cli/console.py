@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import select
 import shutil
 import threading
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from whisperlab.streaming.results import ProcessResult
     from whisperlab.streaming.sources import Recorded
 
+# Control characters other than newline and tab, and those that change the direction of a text.
+_CONTROLS, _DIRECTIONS = r"\x00-\x08\x0b-\x1f\x7f-\x9f", r"\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
 ERASE = "\r\x1b[K"  # the line of the cursor, on a terminal
 DIM, PLAIN, UP, ERASE_BELOW = "\x1b[2m", "\x1b[0m", "\x1b[A\r", "\r\x1b[J"
 REDRAW_S = 0.1
@@ -60,7 +63,7 @@ class Console:
 
     def _write(self, text: str) -> None:
         try:
-            write(text, self.out)
+            write(visible(text, self.out.isatty()), self.out)
         except BrokenPipeError:
             raise
         except OSError as error:  # such as a full disk
@@ -79,7 +82,7 @@ class Console:
     def note(self, text: str) -> None:
         """Print a message on stderr, unless only results are wanted."""
         if not self.quiet:
-            write(ERASE * self.err.isatty() + text, self.err)
+            write(ERASE * self.err.isatty() + visible(text), self.err)
 
     def error(self, error: BaseException) -> None:
         write(f"whisperlab: error: {one_line(error)}", self.err)
@@ -103,16 +106,22 @@ class Console:
 
 
 def write(text: str, stream: TextIO, end: str = "\n") -> None:
-    """Print a text, with escapes for the characters that the stream cannot encode."""
+    """Print a `visible` text, with escapes for the characters that the stream cannot encode."""
     encoding = stream.encoding or "utf-8"
     print(text.encode(encoding, "backslashreplace").decode(encoding), end=end, file=stream, flush=True)
+
+
+def visible(text: str, on_terminal: bool = True) -> str:
+    """A text with escapes, as in JSON, for control characters, on a terminal also for those of direction."""
+    hidden = f"[{_CONTROLS}{_DIRECTIONS if on_terminal else ''}]"  # subtitles in a file keep their direction
+    return re.sub(hidden, lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def one_line(error: BaseException) -> str:
     """The message of an error without line breaks, or its type if it has no message."""
     if isinstance(error, OSError) and error.filename and error.strerror:
-        return f"{error.filename}: {error.strerror}"
-    return " ".join(str(error).split()) or type(error).__name__
+        return visible(f"{error.filename}: {error.strerror}")
+    return visible(" ".join(str(error).split())) or type(error).__name__
 
 
 def percent(value: float | None) -> str:
@@ -165,8 +174,8 @@ class LiveText:
         self._drawn = now
         columns = shutil.get_terminal_size().columns - 1
         if self._text:
-            tentative = f" {self._tentative.strip()}" if self._tentative.strip() else ""
-            text = fitted(f"{self._committed.strip()}{tentative}", columns)
+            tentative = visible(f" {self._tentative.strip()}" if self._tentative.strip() else "")
+            text = fitted(f"{visible(self._committed.strip())}{tentative}", columns)
             final = len(text) - min(len(tentative), len(text))
             write(f"{ERASE}{text[:final]}{DIM}{text[final:]}{PLAIN}", self._console.out, end="\n" * self._status)
         if self._status:
@@ -174,7 +183,7 @@ class LiveText:
             if source := self.recorded:
                 level = max(-60.0, 20 * math.log10(max(source.peak, 1e-9)))
                 rate = f"lag {source.received_s - fed_s:.1f} s {bar(1 + level / 60, 20)} {level:.0f} dB"
-            status = f"{self._name}: {fed_s:.0f}{self._of} s, {rate}"
+            status = visible(f"{self._name}: {fed_s:.0f}{self._of} s, {rate}")
             write(f"{ERASE}{fitted(status, columns)}{UP * self._text}", self._console.err, end="")
 
     def erase(self) -> None:

@@ -18,10 +18,10 @@ import signal
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -32,6 +32,7 @@ from types import ModuleType
 from typing import Any, Generic, NamedTuple, NoReturn, TypeAlias, TypeVar
 
 from whisperlab.util.errors import ConfigurationError, brief, needs
+from whisperlab.util.process import safe_path
 from whisperlab.util.threads import no_interrupts
 
 Task = TypeVar("Task")
@@ -156,7 +157,7 @@ class Worker(AbstractContextManager["Worker[Task, Result]"], Generic[Task, Resul
 
     def submit(self, task: Task) -> Future[Result]:
         """Send a task. The future raises the error of the work, or `WorkerDiedError` if the process dies."""
-        with no_interrupts(), _safe_path():
+        with no_interrupts(), safe_path():
             try:
                 return self._executor.submit(_do, self._factory, task)
             except BrokenProcessPool:
@@ -172,20 +173,8 @@ class Worker(AbstractContextManager["Worker[Task, Result]"], Generic[Task, Resul
     def _open(self) -> None:
         context = get_context("spawn")
         reader, self._lifeline = context.Pipe(duplex=False)
-        with _safe_path():  # this starts multiprocessing's resource tracker
+        with safe_path():  # this starts multiprocessing's resource tracker
             self._executor = ProcessPoolExecutor(1, context, initializer=_start, initargs=(reader,))
-
-
-@contextmanager
-def _safe_path() -> Iterator[None]:
-    """Interpreters started within do not import from the current folder (``python -P``)."""
-    before = os.environ.get("PYTHONSAFEPATH")
-    os.environ["PYTHONSAFEPATH"] = "1"
-    try:
-        yield
-    finally:
-        os.environ.pop("PYTHONSAFEPATH")
-        os.environ.update({} if before is None else {"PYTHONSAFEPATH": before})
 
 
 _work: Callable[[object], object] | None = None  # of this worker process

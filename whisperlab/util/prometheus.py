@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,11 +12,11 @@ from whisperlab.util.errors import ConfigurationError
 from whisperlab.util.validation import check_type, shown
 
 if TYPE_CHECKING:
-    from wsgiref.simple_server import WSGIServer
-
     from prometheus_client import CollectorRegistry
     from prometheus_client.core import Metric
     from prometheus_client.registry import Collector
+
+    from whisperlab.util.metrics_server import MetricsServer
 
 Source: TypeAlias = "Callable[[], Iterable[Metric]]"  # a bound method
 
@@ -58,32 +57,16 @@ class StreamExporter:
 
     def serve(self, port: int, host: str = "127.0.0.1", also: Sequence[Collector] = ()) -> MetricsServer:
         """Serve over HTTP from a background thread (port 0: any free); ConfigurationError if the address is in use."""
-        from prometheus_client import start_http_server
+        from whisperlab.util.metrics_server import MetricsServer
 
         check_type("port", port, int)
         check_type("host", host, str)
         exported = Joined((self, *also))
         exported.collect()  # raises here what would otherwise make every scrape fail
         try:
-            server, thread = start_http_server(port, addr=host, registry=exported.registry())
+            return MetricsServer(host, port, exported.registry())
         except (OSError, OverflowError) as error:
             raise ConfigurationError(f"cannot serve metrics on {host}:{port}: {error}") from error
-        return MetricsServer(host, server.server_port, server, thread)
-
-
-@dataclass(frozen=True, slots=True)
-class MetricsServer:
-    """A running scrape endpoint, ``http://host:port/metrics``. It ends with `close` or with the program."""
-
-    host: str
-    port: int
-    _server: WSGIServer
-    _thread: threading.Thread
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
 
 
 @dataclass(frozen=True, slots=True)

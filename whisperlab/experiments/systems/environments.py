@@ -90,10 +90,10 @@ def install(environment: str, say: Say) -> Path:
         return python
     python, folder = system.folder / "bin" / "python", system.folder
     folder.parent.mkdir(parents=True, exist_ok=True)
-    pip = [sys.executable, "-m", "pip", "--python", str(python), "--disable-pip-version-check"]
+    pip = [sys.executable, "-P", "-m", "pip", "--python", str(python), "--disable-pip-version-check"]
     with FileLock(f"{folder}.lock"):
         say(f"installing {', '.join(system.requirements)} into {folder}")
-        venv = [sys.executable, "-m", "venv", "--without-pip", str(folder)]
+        venv = [sys.executable, "-P", "-m", "venv", "--without-pip", str(folder)]
         for command in (venv, [*pip, "install", "-q", *system.requirements]):
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:

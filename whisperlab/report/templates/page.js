@@ -53,7 +53,7 @@
   // An apostrophe keeps spreadsheets from running text as a formula.
   function csvCell(value) {
     if (value === null || value === undefined) return "";
-    const text = typeof value === "string" && /^[=+\-@\t\r]/.test(value) ? "'" + value : String(value);
+    const text = typeof value === "string" && /^[\s\u200b]*[=+\-@＝＋－＠]|^[\t\r]/.test(value) ? "'" + value : String(value);
     return /[",\r\n]/.test(text) ? '"' + text.replaceAll('"', '""') + '"' : text;
   }
 
