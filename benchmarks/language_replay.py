@@ -35,7 +35,7 @@ from whisperlab.model.text_decoder import TextDecoder
 from whisperlab.model.tokenizer import tokenizer_for
 from whisperlab.streaming.assembly import Parts
 from whisperlab.streaming.results import Switch
-from whisperlab.streaming.vad import SileroDetector
+from whisperlab.streaming.silero import SileroDetector
 from whisperlab.util.audio_arrays import FloatArray
 from whisperlab.util.timeline import SAMPLE_RATE
 from whisperlab.util.timing import feed

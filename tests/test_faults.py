@@ -66,13 +66,12 @@ from whisperlab.model.encoder import ShortWindowEncoder
 from whisperlab.model.weights import Weights
 from whisperlab.report import notebook
 from whisperlab.report.page import render_page, write_page
-from whisperlab.streaming import vad
 from whisperlab.streaming.commit_policies import CommitPolicy
 from whisperlab.streaming.decoding import Hypothesis, SpeechDecoder, Word
 from whisperlab.streaming.language_id import LanguageIdentifier
 from whisperlab.streaming.results import ProcessResult
+from whisperlab.streaming.silero import SileroDetector
 from whisperlab.streaming.smoothing import LanguageTracker
-from whisperlab.streaming.vad import SileroDetector
 from whisperlab.transcriber import SessionRestartTranscriber
 from whisperlab.util.audio_arrays import FloatArray, chunks
 from whisperlab.util.errors import (
@@ -711,12 +710,6 @@ def test_lack_of_memory_does_not_cost_compiled_code(tmp_path: Path, monkeypatch:
     with pytest.raises(zipfile.BadZipFile):
         compiled_encoder._loaded("head", None, "fp32", 1, print)  # type: ignore[arg-type]
     assert not path.exists()
-
-
-def test_where_the_detector_would_get_no_memory_it_is_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vad, "_NEEDED_BYTES", 1 << 62)
-    with pytest.raises(MemoryError):
-        SileroDetector()
 
 
 # --- read-only, and without a network -----------------------------------------------------------------

