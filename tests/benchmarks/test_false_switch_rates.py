@@ -25,8 +25,10 @@ def test_promised_rates_never_rise_with_the_evidence_and_exceed_the_observed_one
     assert bounds[1] == bounds[2]  # where more evidence finds more, the larger count holds
 
 
-def test_a_recording_counts_for_no_more_than_the_most() -> None:
-    assert promised([control("a", 9)] * 5) == promised([control("a", MOST)] * 5)
+def test_a_recording_counts_for_the_most_but_no_promise_is_below_the_measured_rate() -> None:
+    assert promised([control("a", MOST)] * 5)[0][1] == pytest.approx((5 * MOST + MOST) / 6 * 60)
+    assert promised([control("a", 9)] * 5)[0][1] == pytest.approx(9 * 60)
+    assert promised([control("a", 9)] * 5)[1] == promised([control("a", MOST)] * 5)[1]
 
 
 def test_the_least_evidence_that_promises_a_rate_is_chosen() -> None:

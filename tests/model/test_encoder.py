@@ -375,7 +375,7 @@ def test_rewinding_to_later_than_now_changes_nothing(stack: TextDecoder, encoded
     state = stack.open(encoded)
     stack.extend(state, tokens)
     stack.rewind(state, len(tokens) + 5)
-    assert state.n_tokens == len(tokens) == state.past[0][0].shape[1]
+    assert state.n_tokens == len(tokens)
 
 
 @pytest.mark.model

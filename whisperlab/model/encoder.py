@@ -86,7 +86,7 @@ class Norm:
         self._weight, self._bias = (tensor.to(kind) for tensor in weights.layer(name))
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        return F.layer_norm(x, self._weight.shape, self._weight, self._bias)
+        return torch.layer_norm(x, self._weight.shape, self._weight, self._bias)
 
 
 class Block:
