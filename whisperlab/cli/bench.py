@@ -2,8 +2,9 @@
 
 Compared subjects run in turns, so that other load slows both: use the ratios. `cache` encodes with the weights of
 Whisper base; `pipeline` runs the reference pipeline, the guide's design and the default, and the default with each
-optimisation off in turn; `systems` runs other recognisers on the same audio with the same weights, each in a process of
-its own. `whisperlab systems list` shows which are installed.
+optimisation off in turn; `streams` runs more and more live streams on one thread of one process, until 95 % of their
+chunks take longer than 3 s; `systems` runs other recognisers on the same audio with the same weights, each in a process
+of its own. `whisperlab systems list` shows which are installed.
 """
 
 import argparse
@@ -86,11 +87,24 @@ def _pipeline(args: argparse.Namespace, console: Console) -> Found:
     return asdict(found), [*ablation.readable(found).values()]
 
 
+def _streams(args: argparse.Namespace, console: Console) -> Found:
+    from whisperlab.experiments.streams import BOUND_S, streams_figures
+    from whisperlab.model import weights
+
+    speech = arguments.recordings(args)
+    figures = streams_figures(weights.load_weights("base"), speech, seconds=args.seconds, say=console.note)
+    rows = [asdict(figure) for figure in figures]
+    carried = sum(figure.carried for figure in figures)
+    console.note(f"one core carries {carried} live streams: 95 % of their chunks are processed within {BOUND_S:g} s")
+    return {"streams_per_core": carried, "bound_s": BOUND_S, "rows": rows}, [rows]
+
+
 # Each with what it runs.
 _BENCHES: dict[str, tuple[Callable[[argparse.Namespace, Console], Found], str]] = {
     "buffer": (_microbenchmark, "np.concatenate and the ring buffer in turns, about 20 s"),
     "metrics": (_microbenchmark, "the timers, then ten million records, about 15 s"),
     "cache": (_microbenchmark, "look-ups by key with the model base, about 20 s"),
     "pipeline": (_pipeline, "all variants in turns, minutes"),
+    "streams": (_streams, "one stream, then two, three ... until a core falls behind, minutes"),
     "systems": (_systems, "all systems in turns, minutes"),
 }
