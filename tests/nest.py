@@ -73,6 +73,7 @@ class Nest(Driver):
         """Begin command lines in the environment of now; returns the process id."""
         known = packaged and {
             "tensors": packaged.tensors,
+            "dims": packaged.dims,
             "wheels": [[(w.package, w.version, w.mib, w.sha256) for w in ws] for ws in packaged.publishers],
         }
         files = {"out": str(log), "err": str(log)}
@@ -111,7 +112,7 @@ def _pretend(packaged: dict[str, Any]) -> None:
     from whisperlab.report import page
 
     publishers = tuple(tuple(models.Wheel(*facts) for facts in wheels) for wheels in packaged["wheels"])
-    models.PACKAGED["base"] = models.Packaged(packaged["tensors"], publishers)
+    models.PACKAGED["base"] = models.Packaged(packaged["tensors"], publishers, packaged["dims"])
     models.URLS["base"] = f"http://127.0.0.1:9/{'0' * 64}/base.pt"
     for name, made in corpora.RECIPES.items():
         corpora.RECIPES[name] = replace(made, seconds={"dev": 30.0, "test": 30.0})  # one scene each

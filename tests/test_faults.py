@@ -21,6 +21,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest.mock import Mock
@@ -46,7 +47,7 @@ from faults import (
 from nest import Nest, nest
 from synthetic_report import configuration, make_trace
 from test_corpora import PACKAGES, TWO_SCENES, apt, ask_for, build, cache, deb, debs, digest, shelf  # noqa: F401 - fixtures
-from test_executors import outcome
+from test_executors import outcome, parrots
 from test_sweep import DIGEST, GRID, Parrot, make_recording
 from test_weights import checkpoint_bytes, home, indexed, names_in, published, small_state  # noqa: F401 - fixtures
 
@@ -56,8 +57,9 @@ from whisperlab.config import SessionOptions
 from whisperlab.data import debian, is_built, read_manifest, write_manifest
 from whisperlab.data.audio_files import write_wav
 from whisperlab.evaluation.trace import read_trace, write_trace
-from whisperlab.experiments.results_store import STORE, open_store, read_rows
-from whisperlab.experiments.sweep import run_sweep
+from whisperlab.experiments.executors import local_processes
+from whisperlab.experiments.results_store import STORE, open_store, read_rows, write_store
+from whisperlab.experiments.sweep import run_sweep, task_worker
 from whisperlab.metrics import PerformanceMetrics
 from whisperlab.model import compiled_encoder, downloads
 from whisperlab.model import weights as models
@@ -352,6 +354,27 @@ def test_a_full_disk_costs_a_sweep_the_task_under_way_and_the_next_goes_on(tmp_p
         assert (outcome.found, outcome.ran) == (len(kept), len(configurations) - len(kept))
         assert len(read_rows(tmp_path / f"out{step}")) == len(configurations)
         assert not list((tmp_path / f"out{step}").rglob("*.tmp*"))
+
+
+@pytest.mark.parametrize("executor", [None, 2], ids=["this process", "two workers"])
+def test_a_disk_without_room_for_a_trace_stops_a_sweep_and_no_task_failed(tmp_path: Path, executor: int | None) -> None:
+    recordings = [make_recording(tmp_path, "r1", "hello"), make_recording(tmp_path, "r2", "hello " * 15_000)]
+    out, configurations = tmp_path / "out", GRID.configurations()
+    work = {"executor": partial(local_processes, partial(task_worker, out, parrots), executor)} if executor else {}
+    given: dict[str, Any] = {"model_digest": DIGEST, "progress": False, **(work or {"make_transcriber": Parrot})}
+    with write_store(out):
+        pass
+    whole = tmp_path / "whole"
+    run_sweep(configurations, recordings, whole, model_digest=DIGEST, make_transcriber=Parrot, progress=False)
+    sizes = sorted(path.stat().st_size for path in (whole / "traces").iterdir())
+    with file_limit(sizes[4] - 1), pytest.raises(SweepError) as caught:  # the four traces of r2 are longer
+        run_sweep(configurations, recordings, out, **given)
+    told = r"\[Errno 27\] File too large: '.*jsonl'; with room, --resume runs the rest: .*"
+    assert re.fullmatch(told, str(caught.value))
+    kept = read_rows(out)
+    assert {row["status"] for row in kept} <= {"ok"}
+    outcome = run_sweep(configurations, recordings, out, **given)
+    assert (outcome.found, outcome.ran, outcome.failed) == (len(kept), 8 - len(kept), ())
 
 
 @pytest.mark.parametrize("fetch,n_bytes", [(models.fetch, 2000), (models.ct2_folder, 20_000)])

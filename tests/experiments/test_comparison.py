@@ -99,6 +99,14 @@ def test_two_sweeps_are_paired_by_recording_and_what_differs_is_what_is_compared
     assert [finding.configuration for finding in outcome.findings] == [""] * 4
 
 
+def test_recordings_of_another_reference_are_no_pair_and_another_processor_is_told(tmp_path: Path) -> None:
+    a = [row(n, {}, 0.1, reference_sha256=str(n), processor="AVX2") for n in range(6)]
+    b = [row(n, {}, 0.1, reference_sha256=str(min(n, 4)), processor="AVX512") for n in range(6)]
+    outcome = both(tmp_path, a, b)
+    assert {result.n for result in by_name(outcome).values()} == {5}
+    assert outcome.remarks[0] == 'processor: "AVX2" in A, "AVX512" in B'
+
+
 def test_each_configuration_is_tested_and_corrected_for_all(tmp_path: Path) -> None:
     """Twelve pairs of four measures in five configurations: what one alone would show, twenty do not."""
 
@@ -185,7 +193,7 @@ def test_failed_rows_are_in_no_pair(tmp_path: Path) -> None:
         (
             [row(0, {"size": 1}, 0.1), row(0, {"size": 2}, 0.1)],
             [row(0, {"size": 3}, 0.1), row(0, {"size": 4}, 0.1)],
-            "no recording in common under the same options; they share size, version, weights",
+            "with the same audio and reference, under the same options; they share default precision, ",
         ),
         (
             [row(0, {"size": 1}, 0.1), row(0, {"size": 2}, 0.1)],

@@ -189,8 +189,17 @@ def _workers() -> list[int]:
     return [process.pid for process in multiprocessing.active_children() if process.pid]
 
 
+def _resource_tracker() -> list[int]:
+    """The process of multiprocessing that removes what its processes leave behind."""
+    children = " ".join(path.read_text() for path in Path("/proc/self/task").glob("*/children"))
+    return [int(pid) for pid in children.split() if b"resource_tracker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
 @pytest.mark.slow
-def test_workers_killed_at_any_moment_cost_nothing(recordings: list[Recording], tmp_path: Path) -> None:
+@pytest.mark.parametrize("find", [_workers, _resource_tracker])
+def test_processes_killed_at_any_moment_cost_nothing(
+    recordings: list[Recording], tmp_path: Path, find: Callable[[], list[int]]
+) -> None:
     """The test with the deadly work above, at moments that nobody chose."""
     whole, out = tmp_path / "whole", tmp_path / "out"
     sweep(recordings, whole, partial(in_process, partial(task_worker, whole, parrots)))
@@ -200,7 +209,7 @@ def test_workers_killed_at_any_moment_cost_nothing(recordings: list[Recording], 
     def kill() -> None:
         nonlocal left
         while not over.wait(rng.uniform(0.05, 0.8)):
-            if left and (found := _workers()):
+            if left and (found := find()):
                 with suppress(ProcessLookupError):
                     os.kill(rng.choice(found), signal.SIGKILL)
                     left -= 1
@@ -358,8 +367,8 @@ def test_no_cluster_here_is_told_and_none_is_started(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.model
-@pytest.mark.parametrize("what", ["weights", "version", "precision"])
-def test_a_worker_with_other_weights_version_or_precision_does_nothing(what: str) -> None:
+@pytest.mark.parametrize("what", ["weights", "version", "precision", "processor"])
+def test_a_worker_with_another_model_version_or_processor_does_nothing(what: str) -> None:
     from whisperlab.model.weights import load_weights, model_digest
 
     ours = identity(model_digest(load_weights("base")), "cpu")

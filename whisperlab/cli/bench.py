@@ -44,6 +44,7 @@ def _systems(args: argparse.Namespace, console: Console) -> Found:
     from whisperlab import data
     from whisperlab.experiments.systems import CONTROLS, COSTS, MORE, RATES, compare, readable
     from whisperlab.model import weights
+    from whisperlab.model.checkpoints import tensor_digest
     from whisperlab.util.statistics import interval_note
 
     corpora = (data.load(name, args.split)[: args.limit] for name in _controls(args))
@@ -55,7 +56,7 @@ def _systems(args: argparse.Namespace, console: Console) -> Found:
     text = [name for name in RATES if "error" in name or "deleted" in name]
     latency = [name for name in RATES if name.startswith(("word_latency", "time_to", "normalized", "long"))]
     switches = [name for name in RATES if name not in (*text, *latency, *COSTS)]
-    digest = {"base": weights.model_digest(weights.load_weights("base"))} if ran else {}
+    digest = {"base": tensor_digest(weights.load_weights("base").state)} if ran else {}
     tables = [readable(in_mb, names) for names in ([*text, MORE, "p"], latency, [*switches, CONTROLS], COSTS)]
     missing = [{"system": row["system"], "did not run": row["reason"]} for row in rows if row["reason"]]
     for name, value in digest.items():

@@ -1,7 +1,7 @@
 """Compare two variants, A and B: configurations are run in turns, finished sweeps are compared by their rows.
 
 Rows of sweeps are paired by recording and by the options of both sweeps. Options that differ between the sweeps as a
-whole (each has one value in A and another in B; likewise the weights and the version) are the subject.
+whole (each has one value in A and another in B; likewise weights, version and processor) are the subject.
 """
 
 import json
@@ -263,7 +263,7 @@ def _paired(variants: Mapping[str, Sequence[Row]]) -> tuple[dict[str, tuple[str,
         for row in rows:
             options = _options(row)
             group = groups.setdefault(", ".join(f"{name}={options[name]}" for name in varied), {})
-            unit = group.setdefault((row["recording"], row.get("audio_sha256")), {})
+            unit = group.setdefault((row["recording"], row.get("audio_sha256"), row.get("reference_sha256")), {})
             if variant in unit:
                 other = _options(unit[variant])
                 names = [name for name in sorted({*options, *other}) if options.get(name) != other.get(name)]
@@ -273,7 +273,8 @@ def _paired(variants: Mapping[str, Sequence[Row]]) -> tuple[dict[str, tuple[str,
     paired = {name: {unit: rows for unit, rows in group.items() if len(rows) == 2} for name, group in groups.items()}
     if not any(paired.values()):
         options_shared = ", ".join(shared) or "no option"
-        raise SweepError(f"the sweeps have no recording in common under the same options; they share {options_shared}")
+        same = "with the same audio and reference, under the same options"
+        raise SweepError(f"the sweeps have no recording in common {same}; they share {options_shared}")
     return differing, {name: pairing for name, pairing in paired.items() if pairing}
 
 
@@ -284,8 +285,9 @@ def _values(rows: Iterable[Row]) -> dict[str, set[str]]:
 
 
 def _options(row: Row) -> dict[str, str]:
-    """Configuration, weights and version of a row, each value as JSON."""
+    """Configuration, weights, version, precision and processor of a row, each value as JSON."""
     made = {**flat(row["config"]), "weights": str(row.get("model_digest"))[:12], "version": row.get("whisperlab")}
+    made |= {"default precision": row.get("precision"), "processor": row.get("processor")}
     return {name: json.dumps(value, sort_keys=True) for name, value in made.items()}
 
 

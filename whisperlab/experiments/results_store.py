@@ -11,12 +11,11 @@ import hashlib
 import json
 import sqlite3
 import tomllib
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeAlias, TypedDict, cast
 
-from whisperlab import __version__
 from whisperlab.evaluation.scoring import Score
 from whisperlab.evaluation.scoring.text import TextCounts
 from whisperlab.evaluation.trace.records import STATISTICS, check_fields
@@ -46,9 +45,12 @@ class Row(TypedDict, total=False):
     recording: str
     corpus: str | None
     split: str | None
-    audio_sha256: str
+    audio_sha256: str  # of the samples
+    reference_sha256: str  # of text and times; rows of earlier versions lack it, precision and processor
     model_digest: str
     whisperlab: str  # version
+    precision: str  # of encoder and decoder, where the configuration has none
+    processor: str  # its instruction set
     error: str | None
     counts: Json  # `Score.to_dict`
     rates: Json  # `Score.rates`
@@ -90,9 +92,12 @@ _FILLED = str.format(
 _SQL = dict(part.split("\n", 1) for part in _FILLED.split("-- part: ")[1:])  # by the name of the part
 
 
-def task_key(config: Json, audio_sha256: str, model_digest: str, version: str = __version__) -> str:
-    """SHA-256, in hex, of all that a result depends on. Raises ConfigurationError for a configuration beyond JSON."""
-    return _digest([dict(config), audio_sha256, model_digest, version])
+def task_key(config: Json, audio_sha256: str, reference_sha256: str, identity: Mapping[str, str]) -> str:
+    """SHA-256, in hex, of all that a result depends on, with `sweep.identity`.
+
+    Raises ConfigurationError for a configuration beyond JSON.
+    """
+    return digest([dict(config), audio_sha256, reference_sha256, dict(identity)])
 
 
 class ResultsStore(AbstractContextManager["ResultsStore"]):
@@ -171,9 +176,9 @@ class ResultsStore(AbstractContextManager["ResultsStore"]):
 
     def _insert(self, row: Row, text: str) -> None:
         execute = self.connection.execute
-        config, digest = _canonical(row["config"]), _digest(row["config"])
-        execute("insert or ignore into configurations (digest, config) values (?, ?)", (digest, config))
-        (config_id,) = execute("select config_id from configurations where digest = ?", (digest,)).fetchone()
+        config, named = _canonical(row["config"]), digest(row["config"])
+        execute("insert or ignore into configurations (digest, config) values (?, ?)", (named, config))
+        (config_id,) = execute("select config_id from configurations where digest = ?", (named,)).fetchone()
         old = execute("delete from results where key = ? returning id", (row["key"],)).fetchone()
         values = {"id": old and old[0], "config_id": config_id, **_columns(row)}
         marks = ", ".join("?" * len(values))
@@ -325,7 +330,8 @@ def decodes(config: Json) -> bool:
     return bool(config.get("decode", True))
 
 
-def _digest(value: object) -> str:
+def digest(value: object) -> str:
+    """SHA-256, in hex, of a value as JSON. Raises ConfigurationError if it is beyond JSON."""
     return hashlib.sha256(_canonical(value).encode()).hexdigest()
 
 

@@ -1,8 +1,9 @@
 """A grid of configurations over recordings: each pair leaves one row in a store and one trace beside it.
 
-A row is named by everything it depends on: configuration, audio, weights, version of whisperlab. A row that exists is
-not computed again, so a sweep that was stopped or killed can be continued. A configuration without ``decode`` runs
-language-ID only, which makes a large sweep over the cache cheap: its hit rates do not depend on decoding.
+A row is named by everything it depends on: configuration, audio, reference, model, version of whisperlab, precision and
+processor. A row that exists is not computed again, so a sweep that was stopped or killed can be continued. A
+configuration without ``decode`` runs language-ID only, which makes a large sweep over the cache cheap: its hit rates do
+not depend on decoding.
 """
 
 import gc
@@ -27,11 +28,11 @@ from whisperlab.evaluation.trace import StreamTranscriber, capture, write_trace
 from whisperlab.experiments import results_store as stores
 from whisperlab.experiments.executors import Executor, Lost
 from whisperlab.experiments.results_store import STORE, Row, Say
-from whisperlab.model.linear import check_precision
+from whisperlab.model.linear import check_precision, instruction_set
 from whisperlab.model.weights import Model, load_weights, model_digest
 from whisperlab.transcriber import SessionRestartTranscriber
 from whisperlab.util.audio_arrays import audio_digest
-from whisperlab.util.errors import ConfigurationError, SweepError, WhisperlabError
+from whisperlab.util.errors import AudioFormatError, ConfigurationError, SweepError, WhisperlabError, is_full_disk
 from whisperlab.util.json_values import Json
 from whisperlab.util.log import logger
 from whisperlab.util.options import flat
@@ -97,7 +98,8 @@ class Task:
     config: TranscriberConfig
     recording: Recording
     audio_sha256: str
-    model_digest: str
+    reference_sha256: str
+    identity: Mapping[str, str]
 
 
 class RunOptions(TypedDict, total=False):
@@ -125,17 +127,20 @@ class Outcome:
 def plan(configurations: Iterable[TranscriberConfig], recordings: Iterable[Recording], model_digest: str) -> list[Task]:
     """All tasks, by configuration. Raises SweepError for recordings of the same audio: results would share a name."""
     by_digest: dict[str, Recording] = {}
+    references: dict[str, str] = {}
     for recording in recordings:
         written = recording.audio_path.stat() if recording.audio_path.exists() else None
         digest = _digest(recording, written and (written.st_size, written.st_mtime_ns))
         if digest in by_digest:
             raise SweepError(f"recordings {by_digest[digest].id!r} and {recording.id!r} are the same audio")
-        by_digest[digest] = recording
-    return [
-        Task(stores.task_key(config.to_json(), digest, model_digest), config, recording, digest, model_digest)
-        for config in configurations
-        for digest, recording in by_digest.items()
-    ]
+        by_digest[digest], references[digest] = recording, stores.digest(recording.reference)
+    tasks = []
+    for config in configurations:
+        made = identity(model_digest, config.compute.device or "cpu")
+        for digest, recording in by_digest.items():
+            key = stores.task_key(config.to_json(), digest, references[digest], made)
+            tasks.append(Task(key, config, recording, digest, references[digest], made))
+    return tasks
 
 
 @cache
@@ -217,10 +222,10 @@ def transcriber_maker(model: Model) -> MakeTranscriber:
 
 
 def identity(digest: str, device: str) -> dict[str, str]:
-    """What all processes of a sweep must share: weights, version, and the processor's precisions by default."""
+    """What all processes of a sweep must share: weights, version, the processor and its precisions by default."""
     here = torch.device(device)
     precision = f"{check_precision(None, here, 'encoder')}/{check_precision(None, here, 'decoder')}"
-    return {"weights": digest, "version": __version__, "precision": precision}
+    return {"weights": digest, "version": __version__, "precision": precision, "processor": instruction_set(here)}
 
 
 def load_maker(model: str, device: str, drivers: Mapping[str, str]) -> MakeTranscriber:
@@ -229,7 +234,7 @@ def load_maker(model: str, device: str, drivers: Mapping[str, str]) -> MakeTrans
     own = identity(model_digest(weights), device)
     for what, theirs in drivers.items():
         if own[what] != theirs:
-            raise SweepError(f"worker and driver differ in {what}: {own[what]:.16} and {theirs:.16}")
+            raise SweepError(f"worker and driver differ in {what}: {own[what]:.40} and {theirs:.40}")
     return transcriber_maker(weights)
 
 
@@ -245,7 +250,7 @@ def run_task(
     make_transcriber: MakeTranscriber,
     progress: Callable[[float], object] | None = None,  # called with the seconds of audio done
 ) -> Row:
-    """Run one task and return its row; an error becomes a failed row.
+    """Run one task and return its row; an error becomes a failed row. Raises SweepError if the disk is full.
 
     ``peak_rss_bytes`` is that of the whole process during the task, or since it began where it cannot be reset.
     """
@@ -255,9 +260,12 @@ def run_task(
     with suppress(OSError):
         reset_peak_rss()
     try:
+        audio = recording.audio()
+        if audio_digest(audio) != task.audio_sha256:
+            raise AudioFormatError(f"{recording.audio_path} changed during the sweep; run the sweep again")
         trace = capture(
             make_transcriber(task.config),
-            recording.audio(),
+            audio,
             recording=recording.id,
             reference=recording.reference,
             audio_path=recording.audio_path,
@@ -280,6 +288,8 @@ def run_task(
             "threads": task.config.compute.threads,
         }
     except Exception as error:
+        if is_full_disk(error):
+            raise SweepError(f"{error}; with room, --resume runs the rest: nothing was recorded as failed") from error
         expected = isinstance(error, WhisperlabError)  # its message is enough
         logger.warning("%s failed with %s", recording.id, _short(task.config), exc_info=not expected)
         return {**row, "status": "failed", "error": f"{type(error).__name__}: {error}"}
@@ -307,8 +317,11 @@ def _identity(task: Task) -> Row:
         "corpus": recording.corpus,
         "split": recording.split,
         "audio_sha256": task.audio_sha256,
-        "model_digest": task.model_digest,
-        "whisperlab": __version__,
+        "reference_sha256": task.reference_sha256,
+        "model_digest": task.identity["weights"],
+        "whisperlab": task.identity["version"],
+        "precision": task.identity["precision"],
+        "processor": task.identity["processor"],
         "duration": recording.duration,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         **_UNKNOWN,

