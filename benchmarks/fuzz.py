@@ -27,7 +27,7 @@ INSIDE = "--inside"  # how a guided run calls this script for the process that l
 PROGRESS = re.compile(r"#(\d+)\s+(INITED|DONE)\s+cov: (\d+) ft: (\d+)(?: corp: (\d+))?")
 NAMES = (
     *("audio", "wav", "array", "option", "manifest", "trace", "transcript", "store", "configuration"),
-    *("checkpoint", "contents", "command"),
+    *("checkpoint", "contents", "command", "trace-page", "store-page"),
 )
 
 
@@ -75,7 +75,7 @@ def run_guided(name: str, runs: int, seeds: Path, keep: Path) -> int:
     corpus = Path("corpus", name)
     corpus.mkdir(parents=True, exist_ok=True)
     of_target = seeds / "audio" if name == "audio" else seeds
-    for seed in of_target.glob("*" if name == "audio" else f"*.{name}"):
+    for seed in of_target.glob("*" if name == "audio" else f"*.{name.removesuffix('-page')}"):
         (corpus / seed.name).write_bytes(seed.read_bytes())
     fuzzer = [f"-runs={runs}", f"-timeout={LIMIT_S}", f"-rss_limit_mb={LIMIT_MIB}", "-max_len=65536", "-seed=1"]
     command = [sys.executable, __file__, INSIDE, name, str(seeds)]

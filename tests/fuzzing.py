@@ -21,11 +21,12 @@ import random
 import struct
 import sys
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any, Protocol
+from unittest import mock
 
 import numpy as np
 import soundfile
@@ -43,6 +44,7 @@ from whisperlab.experiments import comparison, results_store, sweep
 from whisperlab.metrics import PerformanceMetrics
 from whisperlab.model import weights as models
 from whisperlab.model.checkpoints import tensor_shapes
+from whisperlab.report import from_store, from_traces
 from whisperlab.streaming.decoding import DecodingOptions
 from whisperlab.streaming.false_switches import SwitchOptions
 from whisperlab.streaming.language_id import LanguageIdOptions
@@ -709,6 +711,32 @@ def read_store(path: Path) -> None:
     results_store.in_memory(rows).totals()
 
 
+def draw_traces(path: Path) -> None:
+    """The page of a trace that can be read."""
+    traces = [read_trace(path)]
+    with no_vega():
+        from_traces(traces).html().encode()
+
+
+def draw_store(path: Path) -> None:
+    """The page of a store with the rows that it takes."""
+    folder = Path("sweep")
+    folder.mkdir(exist_ok=True)
+    (folder / results_store.STORE).unlink(missing_ok=True)
+    with contextlib.suppress(SweepError):  # the rows before the first one that is refused
+        append_rows(path, folder)
+    with results_store.open_store(folder) as store, no_vega():
+        from_store(store, folder=folder).html().encode()
+
+
+@contextlib.contextmanager
+def no_vega() -> Iterator[None]:
+    """Without the engine of JavaScript, which takes seconds and much memory. Matplotlib draws."""
+    drawn = mock.patch("vl_convert.vegalite_to_svg", return_value='<svg viewBox="0 0 1 1"></svg>')
+    with drawn, mock.patch("whisperlab.report.page.vega_script", return_value=""):
+        yield
+
+
 def read_configuration(path: Path) -> None:
     config = comparison.read_configuration(str(path))
     SessionRestartTranscriber(weights(), ["en", "es"], config=config)
@@ -914,6 +942,8 @@ def targets() -> dict[str, Target]:
         "trace": Files(_seeds("trace"), DAMAGE_JSON, read_whole_trace, (TraceError, ConfigurationError)),
         "transcript": Files(_seeds("transcript"), DAMAGE_JSON, score_transcript, (RefusedError,)),
         "store": Files(_seeds("store"), DAMAGE_JSON, read_store, (SweepError, ConfigurationError)),
+        "trace-page": Files(_seeds("trace"), DAMAGE_JSON, draw_traces, (TraceError,)),
+        "store-page": Files(_seeds("store"), DAMAGE_JSON, draw_store, (SweepError,)),
         "configuration": Files(_seeds("configuration"), DAMAGE_JSON, read_configuration, (ConfigurationError,)),
         "checkpoint": Files(_seeds("checkpoint"), DAMAGE, read_checkpoint, (WeightsError,)),
         "contents": Values({"checkpoint": checkpoint_of}, (WeightsError,)),

@@ -24,6 +24,7 @@ from whisperlab import cli
 from whisperlab.cli import commands, data, doctor, profile, score, transcribe
 from whisperlab.cli.arguments import TABLES, languages_as_codes
 from whisperlab.cli.console import DIM, ERASE, PLAIN, UP, Console, LiveText
+from whisperlab.cli.report import page_names
 from whisperlab.data import Recording
 from whisperlab.data.audio_files import write_wav
 from whisperlab.evaluation.scoring.summary import TEXT_RATES
@@ -1181,6 +1182,35 @@ def test_several_pages_do_not_fit_into_one_file(tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as left:
         run("report", tmp_path, tmp_path / "call.jsonl", "--out", tmp_path / "page.html")
     assert left.value.code == 2
+
+
+def test_reports_whose_names_collide_keep_all_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("whisperlab.report.notebook.run_notebook", lambda source, path, _: path.write_text(str(source)))
+    sources = [tmp_path / name for name in ("a/x.ipynb", "b/x.ipynb", "a/X.ipynb", "x-2.ipynb", "index.ipynb")]
+    for source in sources:
+        source.parent.mkdir(exist_ok=True)
+        source.write_text("{}")
+    pages = tmp_path / "pages"
+    pages.mkdir()
+    assert run("report", *sources, "--out", pages) == 0
+    names = ["x", "x-2", "X-3", "x-2-2", "index-2"]
+    assert [(pages / f"{name}.html").read_text() for name in names] == list(map(str, sources))
+    assert len(list(pages.iterdir())) == 6  # and the index
+
+
+def test_the_page_of_a_folder_has_all_of_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    folders = [Path(name) for name in ("v1.0", "v1.1", ".", "-a", os.fsdecode(b"bad\xff"))]
+    for folder in folders:
+        folder.mkdir(exist_ok=True)
+    pages = [f"{name}.html" for name in ("v1.0", "v1.1", tmp_path.name, "-a", "bad\\xff")]
+    assert page_names(folders) == pages
+
+
+def test_the_index_is_no_name_for_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        run("report", tmp_path, "--out", tmp_path / "index.html")
+    assert "index.html is the list of all pages" in capsys.readouterr().err
 
 
 def test_a_report_prints_the_answer_of_each_page(

@@ -359,6 +359,16 @@ def test_ascend_is_read_from_the_parquet_files_of_hugging_face(tmp_path: Path) -
     assert one.audio_path.read_bytes() == content
 
 
+@pytest.mark.parametrize("name", ["a*[b]?", "s3:a %41", "-a"])
+def test_the_name_of_a_parquet_file_is_taken_literally(tmp_path: Path, name: str) -> None:
+    path, content = tmp_path / f"{name}.parquet", wav(tmp_path / "a.wav").read_bytes()
+    columns = "{'bytes': ?::BLOB, 'path': 'a.wav'} AS audio, 'hello' AS transcription, 'en' AS language"
+    parquet(tmp_path / "plain", columns, content).rename(path)
+    parquet(tmp_path / "axbx.parquet", columns.replace("hello", "another"), content)  # which a*[b]? would match
+    _, (one,), _ = read(path)
+    assert one.text == "hello"
+
+
 def test_the_spliced_fleurs_test_set_has_times_in_its_tagged_text(tmp_path: Path) -> None:
     content = wav(tmp_path / "a.wav", 12.0).read_bytes()
     tagged = "<en><start:0.00>hello there<end:5.32><ru><start:5.32>привет<end:12.00>"

@@ -7,6 +7,7 @@ import hashlib
 import io
 import itertools
 import json
+import os
 import tarfile
 import threading
 from collections import Counter
@@ -202,6 +203,15 @@ def test_a_manifest_that_is_missing_empty_or_binary_is_refused(tmp_path: Path) -
     (tmp_path / "manifest.jsonl").write_bytes(b"RIFF\xff\xfe\x00")
     with pytest.raises(ManifestError, match="not a text in UTF-8"):
         corpora.read_manifest(tmp_path / "manifest.jsonl")
+
+
+def test_a_name_that_is_not_utf_8_is_no_part_of_a_manifest(wav: Path, tmp_path: Path) -> None:
+    (one,) = corpora.read_manifest(manifest(wav.parent, LINE))
+    odd = replace(one, audio_path=wav.rename(wav.with_name(os.fsdecode(b"bad\xff.wav"))))
+    with pytest.raises(ManifestError, match=r"a manifest needs names in UTF-8: rename 'bad.*ff\.wav'") as refused:
+        corpora.write_manifest(wav.parent / "m.jsonl", [one, odd])
+    assert str(wav.parent / "m.jsonl") in str(refused.value)
+    assert not (wav.parent / "m.jsonl").exists()
 
 
 def test_a_json_array_is_read_and_other_formats_are_refused(wav: Path) -> None:

@@ -229,3 +229,33 @@ def test_lack_of_memory_is_not_told_as_a_broken_disk(name: str, kind: type[Excep
     store.connection = Connection()  # type: ignore[assignment]
     with pytest.raises(kind, match=r"not enough memory for rows|rows: disk I/O error"):
         store.sql("select 1")
+
+
+@pytest.mark.parametrize("name", [b"file:a", b"http:a", b"a*[b]?", b"a b%20c#", b"-a", b"bad\xff"])
+def test_the_name_of_a_folder_is_taken_literally(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: bytes) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = Path(os.fsdecode(name))
+    folder.mkdir()
+    row = {"key": "a", "config": {}, "recording": "one", "status": "ok"}
+    with write_store(folder) as store:
+        store.append(row)  # type: ignore[arg-type]
+    assert read_rows(folder) == [row]
+    assert [path.name for path in tmp_path.iterdir()] == [folder.name]
+
+
+def test_other_programs_cannot_store_values_of_a_wrong_type(tmp_path: Path) -> None:
+    with write_store(tmp_path) as store:
+        store.append({"key": "a", "config": {}, "recording": "one", "status": "ok"})
+    with sqlite3.connect(tmp_path / STORE) as other:
+        for wrong in (
+            "update results set hits = 'x'",
+            "update results set delays = '1'",
+            "update configurations set config = '[]'",
+            "update totals set hits = 'x'",
+            "update documents set row = 'x'",
+        ):
+            with pytest.raises(sqlite3.DatabaseError):
+                other.execute(wrong)
+        other.execute("update documents set row = '{}'")
+    with pytest.raises(SweepError, match=rf"{STORE}: row 1 of documents: .* without config, key"):
+        read_rows(tmp_path)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from datetime import UTC, datetime
 from html import unescape
@@ -28,7 +30,7 @@ from synthetic_report import (
 )
 
 from whisperlab.data.audio_files import read_audio
-from whisperlab.evaluation.scoring import wilson
+from whisperlab.evaluation.scoring import Score, wilson
 from whisperlab.evaluation.trace import Trace
 from whisperlab.experiments.results_store import in_memory
 from whisperlab.report import SweepReport, counts, from_traces, recording, timeline, write_index
@@ -38,14 +40,14 @@ from whisperlab.report.charts import outcomes_figure
 from whisperlab.report.counts import KEY, PRECISION, SIZE, CacheCounts, Result, config_name, measured_alike, varying
 from whisperlab.report.figure import INK, Figure
 from whisperlab.report.findings import findings, warnings
-from whisperlab.report.page import vega_script
+from whisperlab.report.page import render_page, vega_script, write_page
 from whisperlab.report.recording import FIXED, describe, detected_languages, language_colours
 from whisperlab.report.search import search_section
 from whisperlab.report.sweep import _tables
 from whisperlab.report.tables import columns, milliseconds, table
 from whisperlab.streaming.results import timed_words
 from whisperlab.util.audio_arrays import audio_digest
-from whisperlab.util.errors import AudioFormatError, MissingDependencyError
+from whisperlab.util.errors import AudioFormatError, ConfigurationError, MissingDependencyError
 from whisperlab.util.options import flat
 from whisperlab.util.timeline import SAMPLE_RATE
 
@@ -435,6 +437,19 @@ def test_markup_from_outside_is_text(folder: Path) -> None:
     assert ATTACK in unescape(page)
 
 
+def test_dollars_in_names_are_no_formulas() -> None:
+    rows = []
+    for key in ("$x^$", "$\\frac{$ of $"):
+        row = make_row(make_trace("scene", ("en", "es"), config=configuration(key, None), hit_rate=0.4), corpus="$")
+        timings = row["statistics"]["performance"]
+        rows.append(
+            {**row, "statistics": {**row["statistics"], "performance": {**timings, "$x_$": timings["lid.total"]}}}
+        )
+    drawn = "".join(re.findall(r"<svg.*?</svg>", from_rows(rows).html(), re.DOTALL))
+    assert "$x^$" in drawn
+    assert "$x_$" in drawn
+
+
 def test_every_figure_has_words_for_those_who_cannot_see_it(page: str) -> None:
     drawings = re.findall(r"<svg[^>]*>", page.replace(vega_script(), ""))
     # Outcomes, two heat maps, trade-off, latency, two timelines; no front from two recordings.
@@ -547,6 +562,46 @@ def test_a_trace_in_which_nothing_was_heard_is_shown() -> None:
     trace = make_trace("silence", ("en",), config=configuration())
     empty = replace(trace, events=trace.events[-1:])
     assert "Heard: nothing" in from_traces([empty]).html()
+
+
+def test_braces_in_options_and_memory_in_fractions_are_shown() -> None:
+    traces = [make_trace("scene", ("en",), config={**configuration(), "{1} {x}": value}) for value in ("a", "b")]
+    end = {**traces[0].events[-1], "peak_rss_bytes": 0.5}
+    page = from_traces([replace(traces[0], events=(*traces[0].events[:-1], end)), traces[1]]).html()
+    assert "{1} {x} a" in page
+
+
+def test_a_path_that_cannot_be_is_a_warning(rows: list[dict[str, Any]], folder: Path) -> None:
+    told = from_rows([{**rows[0], "trace": "a\0b"}], folder=folder)
+    assert any("embedded null byte" in warning for warning in told.warnings)
+
+
+def test_speakers_of_a_score_are_a_list(rows: list[dict[str, Any]]) -> None:
+    with pytest.raises(ConfigurationError, match="expected a list, got 'ab'"):
+        Score.from_dict({**rows[0]["counts"], "speakers": "ab"})
+
+
+def test_characters_that_xml_cannot_hold_are_drawn_as_unknown() -> None:
+    odd = "\0\b\x1b\ufffe\\u0000\\\0"
+    trace = make_trace("scene", ("en",), config=configuration())
+    events = tuple({**event, "language": odd} if event["kind"] == "segment" else event for event in trace.events)
+    trace = replace(trace, events=events)
+    assert "scene" in from_traces([trace]).html()  # the library would abort the process
+
+
+@pytest.mark.parametrize("missing", ["p50", "p95", "max"])
+def test_an_operation_without_a_percentile_is_left_out(rows: list[dict[str, Any]], missing: str) -> None:
+    timings = rows[0]["statistics"]["performance"]
+    timings = {**timings, "vad.detect": {**timings["vad.detect"], missing: None}}
+    odd = {**rows[0], "statistics": {**rows[0]["statistics"], "performance": timings}, "key": "odd"}
+    told = from_rows([rows[0], odd])
+    assert {one.name: one.count for one in told.results[0].operations}["vad.detect"] == timings["vad.detect"]["count"]
+
+
+def test_times_without_the_length_of_a_chunk_are_shown() -> None:
+    trace = make_trace("scene", ("en",), config=configuration())
+    end = {name: value for name, value in trace.events[-1].items() if name != "chunk_s"}
+    assert "scene" in from_traces([replace(trace, events=(*trace.events[:-1], end))]).html()
 
 
 # Sound
@@ -807,6 +862,34 @@ def test_pages_lead_to_one_another_and_home(bare: SweepReport, tmp_path: Path) -
     assert (tmp_path / "foreign.html").read_text(encoding="utf-8") == "<title>Foreign</title>"
     page = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert page.index("01_first") < page.index("02_second") < page.index("sub/other")
+
+
+def test_names_that_are_not_utf_8_become_pages_and_entries(bare: SweepReport, tmp_path: Path) -> None:
+    bad = os.fsdecode(b"bad\xff")
+    page = replace(bare, title="Odd", command=f"whisperlab report {bad}").render(tmp_path / bad / f"{bad}.html")
+    index = write_index(tmp_path, now=NOW).read_text(encoding="utf-8")
+    assert 'href="bad%FF/bad%FF.html"' in index
+    text = page.read_text(encoding="utf-8")
+    assert r"whisperlab report bad\udcff" in text
+    assert 'aria-label="Reports"' in text
+
+
+def test_a_page_written_while_the_index_is_written_stays(
+    bare: SweepReport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = bare.render(tmp_path / "a.html")
+    writer = threading.Thread(target=write_page, args=(page, "a later page"))
+
+    def rendered(template: str, **context: Any) -> str:
+        if template == "navigation.html.j2":  # the old page has been read, and is about to be replaced
+            writer.start()
+            writer.join(0.3)
+        return render_page(template, **context)
+
+    monkeypatch.setattr("whisperlab.report.index.render_page", rendered)
+    write_index(tmp_path)
+    writer.join()
+    assert page.read_text(encoding="utf-8") == "a later page"
 
 
 def test_writing_the_index_twice_does_not_list_the_index(tmp_path: Path) -> None:

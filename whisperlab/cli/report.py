@@ -7,8 +7,10 @@ folder.
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -37,13 +39,15 @@ def run(args: argparse.Namespace, console: Console) -> None:
     jobs = [[folder] for folder in folders] + ([traces] if traces else []) + [[each] for each in notebooks]
     if args.out.suffix == ".html" and len(jobs) > 1:
         args.parser.error(f"--out names one page, but the sources make {len(jobs)}: give a folder")
+    if args.out.name == "index.html":
+        args.parser.error("--out: index.html is the list of all pages: give another name")
     if missing := [str(path) for path in args.sources if not path.exists()]:
         raise TraceError(f"no such file or folder: {', '.join(missing)}")
     refuse_audio(traces, "report")
     pages = []
-    for sources in jobs:
+    for sources, name in zip(jobs, page_names(sources[0] for sources in jobs), strict=True):
         first = sources[0]
-        page = args.out if args.out.suffix == ".html" else args.out / f"{first.stem}.html"
+        page = args.out if args.out.suffix == ".html" else args.out / name
         with console.busy(f"{', '.join(map(str, sources))} -> {page}"):
             if first in notebooks:
                 notebook.run_notebook(first, page, dict(args.parameter))
@@ -58,9 +62,20 @@ def run(args: argparse.Namespace, console: Console) -> None:
         return
     answers = {entry.href: entry.answer for entry in entries(index.parent, [page for page in pages if page.exists()])}
     for page in pages:
-        answer = answers.get(quote(page.name))
+        answer = answers.get(quote(os.fsencode(page.name)))
         console.show(f"{page}: {answer}" if answer else str(page))
     console.show(str(index))
+
+
+def page_names(sources: Iterable[Path]) -> list[str]:
+    """A file name per source, none of them index.html; numbers follow names that would differ in case at most."""
+    taken = {"index": "index.html"}
+    for source in sources:
+        whole = source.resolve().name if source.is_dir() else source.stem  # v1.0 of v1.0, and a name for the folder .
+        name = whole.lstrip(".").encode(errors="surrogateescape").decode(errors="backslashreplace") or "report"
+        unique = next(one for n in count(1) if (one := name + f"-{n}" * (n > 1)).casefold() not in taken)
+        taken[unique.casefold()] = f"{unique}.html"
+    return [*taken.values()][1:]
 
 
 def _report(sources: Sequence[Path], title: str, command: str, manifest: Path | None) -> SweepReport:

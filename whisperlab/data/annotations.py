@@ -243,12 +243,13 @@ def _parquet(source: Source) -> Iterator[Json]:
     """Rows of Hugging Face's data sets: ``audio`` is a record of ``bytes`` and ``path``."""
     import duckdb
 
-    table = duckdb.connect().execute("SELECT * FROM read_parquet(?)", [str(source.path)])
-    names = [column[0] for column in table.description]
-    for number, values in enumerate(iter(table.fetchone, None), 1):
-        row = dict(zip(names, values, strict=True))
-        name = row["audio"]["path"] or f"{source.stem}-{number:05d}.wav"
-        yield row | {"audio": name, "content": row["audio"]["bytes"]}
+    with source.path.open("rb") as file:  # by its number: duckdb expands * and [ in names
+        table = duckdb.connect().execute("SELECT * FROM read_parquet(?)", [f"/dev/fd/{file.fileno()}"])
+        names = [column[0] for column in table.description]
+        for number, values in enumerate(iter(table.fetchone, None), 1):
+            row = dict(zip(names, values, strict=True))
+            name = row["audio"]["path"] or f"{source.stem}-{number:05d}.wav"
+            yield row | {"audio": name, "content": row["audio"]["bytes"]}
 
 
 def _textgrid(source: Source) -> Iterator[Json]:

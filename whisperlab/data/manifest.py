@@ -106,7 +106,12 @@ def write_manifest(path: str | PathLike[str], recordings: Iterable[Recording]) -
     """Write one line per recording; the file appears when complete. Audio in its folder gets a relative path."""
     target = Path(path)
     lines = [json.dumps(_to_dict(r, target.parent), ensure_ascii=False) + "\n" for r in recordings]
-    write_atomic(target, "".join(lines).encode())
+    try:
+        content = "".join(lines).encode()
+    except UnicodeEncodeError as error:
+        name = error.object[: error.start].rpartition('"')[2] + error.object[error.start :].partition('"')[0]
+        raise ManifestError(f"{target}: a manifest needs names in UTF-8: rename {shown(name)}") from error
+    write_atomic(target, content)
 
 
 def read_manifest(path: str | PathLike[str], *, check_audio: bool = True) -> list[Recording]:

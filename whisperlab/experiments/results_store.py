@@ -18,7 +18,7 @@ from typing import Any, TypeAlias, TypedDict, cast
 
 from whisperlab.evaluation.scoring import Score
 from whisperlab.evaluation.scoring.text import TextCounts
-from whisperlab.evaluation.trace.records import STATISTICS, check_fields
+from whisperlab.evaluation.trace.records import CONFIG, STATISTICS, check_fields
 from whisperlab.util.errors import ConfigurationError, OutOfMemoryError, SweepError
 from whisperlab.util.files import atomic_path
 from whisperlab.util.json_values import Json
@@ -68,6 +68,7 @@ class Row(TypedDict, total=False):
 _FITS = {str: TEXT, str | None: TEXT_OR_NULL, int: COUNT, Json: OBJECT}
 _FIELDS = {name: _FITS.get(hint, AMOUNT_OR_NULL) for name, hint in Row.__annotations__.items()} | {
     "status": Field(" or ".join(STATUSES), lambda value: value in STATUSES),
+    "config": CONFIG,
     "statistics": STATISTICS,
 }
 _REQUIRED = {"key", "status", "config", "recording"}
@@ -86,7 +87,7 @@ _FILLED = str.format(
     columns=", ".join(f"{name} {kind}" for name, kind in COLUMNS.items()),
     rates=", ".join(f"{name} real generated always as ({value}) virtual" for name, value in _RATES.items()),
     timings=", ".join(f'"{name}" real' for name in _TIMINGS),
-    totals=", ".join([*TOTALS][1:]),
+    totals=", ".join(f"{name} {COLUMNS.get(name, 'integer')}" for name in [*TOTALS][1:]),
     layout=LAYOUT,
 )
 _SQL = dict(part.split("\n", 1) for part in _FILLED.split("-- part: ")[1:])  # by the name of the part
@@ -146,7 +147,8 @@ class ResultsStore(AbstractContextManager["ResultsStore"]):
         """The known speakers of each recording, from the counts of its first run."""
         first = "select min(id) as id, recording from results group by recording"  # reads an index only
         found = self.sql(f"select recording, row ->> '$.counts.speakers' from documents join ({first}) using (id)")
-        return {recording: json.loads(names or "[]") for recording, names in found}
+        with self._explained("speakers: "):
+            return {recording: json.loads(names or "[]") for recording, names in found}
 
     def _complete_totals(self) -> None:
         self.connection.rollback()  # of what the caller has not committed
@@ -155,10 +157,12 @@ class ResultsStore(AbstractContextManager["ResultsStore"]):
 
     def rows(self, where: str = "true", parameters: Sequence[object] = ()) -> Iterator[Row]:
         """Whole rows in the order in which their tasks first ran; ``where`` is an SQL condition on ``runs``."""
-        query = f"select row from runs join documents using (id) where {where} order by id"
-        with self._explained():
-            for (text,) in self.connection.execute(query, parameters):
-                yield json.loads(text)
+        query = f"select id, row from runs join documents using (id) where {where} order by id"
+        for id_, text in self.lines(query, parameters):
+            try:
+                yield check_row(from_json(text))
+            except ValueError as error:
+                raise SweepError(f"{self.name}: row {id_} of documents: {error}") from error
 
     def rows_of(self, keys: Collection[str]) -> dict[str, Row]:
         """The row of each of these keys that has one."""
@@ -185,7 +189,8 @@ class ResultsStore(AbstractContextManager["ResultsStore"]):
         id_ = execute(f"insert into results ({', '.join(values)}) values ({marks})", (*values.values(),)).lastrowid
         execute("insert into documents values (?, ?)", (id_, text))
         timings = (row.get("statistics") or {}).get("performance") or {}
-        called = [(id_, name, *map(timing.get, _TIMINGS)) for name, timing in timings.items() if timing.get("count")]
+        found = [(id_, name, *map(timing.get, _TIMINGS)) for name, timing in timings.items() if timing.get("count")]
+        called = [line for line in found if None not in line]
         marks = ", ".join("?" * (2 + len(_TIMINGS)))
         self.connection.executemany(f"insert into operations values ({marks})", called)
 
@@ -224,7 +229,7 @@ def write_store(folder: str | Path) -> Iterator[ResultsStore]:
     try:
         with FileLock(path.with_name(".lock"), timeout=0):
             if not path.exists():
-                with atomic_path(path) as unfinished, _new(unfinished, path):
+                with atomic_path(path) as unfinished, _new(unfinished.absolute().as_uri(), path):
                     pass
             with _opened(path.absolute().as_uri(), path) as store:
                 store.sql("pragma journal_mode = wal")
@@ -283,8 +288,8 @@ def _opened(uri: str, path: Path) -> ResultsStore:
     return store
 
 
-def _new(file: str | Path, name: str | Path) -> ResultsStore:
-    store = ResultsStore(str(file), name)
+def _new(uri: str, name: str | Path) -> ResultsStore:
+    store = ResultsStore(uri, name)
     with store._explained("cannot be made: "):
         store.connection.executescript(f"begin; {_SQL['tables']} {_SQL['totals']} commit;")
     return store

@@ -269,7 +269,7 @@ def config_name(config: Json, options: Sequence[str]) -> str:
     unused = {PRECISION} if config.get(KEY) in _WITHOUT_PRECISION else set()
     known = {name: config[name] for name in options if config.get(name) is not None and name not in unused}
     names = {**_PLAIN_NAMES, SIZE: "no cache"} if config.get(SIZE) == 0 else _PLAIN_NAMES
-    return " · ".join(names.get(name, name + " {}").format(value) for name, value in known.items()) or "as configured"
+    return " · ".join(names.get(n, "{1} {0}").format(value, n) for n, value in known.items()) or "as configured"
 
 
 def ratio(part: float | None, whole: float | None) -> float | None:

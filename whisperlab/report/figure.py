@@ -36,6 +36,8 @@ INK = "#1d2126"  # becomes the page's text colour
 PAPER = "#fdfdfe"  # becomes the page's background
 MUTED = "#7d858e"  # grid and axes: readable on light and dark
 
+_NOT_XML = re.compile(r"(\\\\)|\\(?:u00[01][0-9a-f]|ufff[ef]|[bf])")  # in JSON, besides escaped backslashes
+
 NARROW = 7.2  # inches; on a phone still readable
 
 
@@ -62,7 +64,9 @@ class Figure:
         with needs("reports need vl-convert-python", "report"):
             import vl_convert
 
-        return _framed(vl_convert.vegalite_to_svg(self.spec or {}), self.name, self.alt)
+        # Characters that XML cannot hold would abort the process.
+        spec = _NOT_XML.sub(lambda found: found[1] or r"\ufffd", json.dumps(self.spec))
+        return _framed(vl_convert.vegalite_to_svg(spec), self.name, self.alt)
 
     def html(self) -> str:
         """The figure as markup for a page: the static drawing, and the specification that the page's script draws."""

@@ -1,14 +1,15 @@
 """``index.html``: the start page of a folder of reports, with their questions and answers in reading order."""
 
+import os
 import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from html import unescape
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import quote, unquote
+from urllib.parse import quote, unquote_to_bytes
 
-from whisperlab.report.page import render_page, write_page
+from whisperlab.report.page import folder_lock, render_page, write_page
 from whisperlab.util.files import write_atomic
 
 _HEAD = 300_000  # characters to search for the title; exported notebooks have their style sheet before it
@@ -33,16 +34,17 @@ def write_index(folder: str | Path, *, now: datetime | None = None) -> Path:
     created = (now or datetime.now(UTC)).isoformat(timespec="seconds")
     found = entries(folder, pages)
     for place, entry in enumerate(found):
-        path = folder / unquote(entry.href)
-        text = path.read_text(encoding="utf-8", errors="surrogateescape")
-        before, opened, rest = text.partition("<!--pages-->")
-        _, closed, after = rest.partition("<!--/pages-->")
-        if opened and closed:
-            up = "../" * entry.href.count("/")
-            navigation = render_page("navigation.html.j2", pages=found, place=place, up=up)
-            page = f"{before}{opened}{navigation}{closed}{after}"
-            if page != text:
-                write_atomic(path, page.encode(errors="surrogateescape"))
+        path = folder / os.fsdecode(unquote_to_bytes(entry.href))
+        with folder_lock(path.parent):  # else a page that another process writes now would be replaced by its old text
+            text = path.read_text(encoding="utf-8", errors="surrogateescape")
+            before, opened, rest = text.partition("<!--pages-->")
+            _, closed, after = rest.partition("<!--/pages-->")
+            if opened and closed:
+                up = "../" * entry.href.count("/")
+                navigation = render_page("navigation.html.j2", pages=found, place=place, up=up)
+                page = f"{before}{opened}{navigation}{closed}{after}"
+                if page != text:
+                    write_atomic(path, page.encode(errors="surrogateescape"))
     return write_page(target, render_page("index.html.j2", entries=found, created=created))
 
 
@@ -66,7 +68,7 @@ def _entry(folder: Path, page: Path) -> Entry:
     except ValueError:
         created = datetime.fromtimestamp(facts.st_mtime, UTC)
     return Entry(
-        href=quote(page.relative_to(folder).as_posix()),
+        href=quote(os.fsencode(page.relative_to(folder))),
         title=unescape(title[1]).strip() if title else page.stem,
         question=meta.get("description", ""),
         answer=meta.get("answer", ""),

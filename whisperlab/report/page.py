@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import hashlib
+import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,7 +77,8 @@ def assets() -> dict[str, str]:
 
 
 def complete(page: str) -> str:
-    """The page with the library that draws its interactive figures, if it has any."""
+    """The page with the library of its interactive figures, if any; bytes that are not UTF-8 become escapes."""
+    page = page.encode(errors="backslashreplace").decode()
     if 'class="spec"' not in page:
         return page
     library = vega_script()
@@ -99,7 +103,22 @@ def digest(script: str) -> str:
 
 def write_page(path: str | Path, page: str) -> Path:
     """Write a page. The file appears only when it is complete."""
-    return write_atomic(path, page.encode())
+    parent = Path(path).parent
+    parent.mkdir(parents=True, exist_ok=True)
+    with folder_lock(parent):
+        return write_atomic(path, page.encode())
+
+
+@contextmanager
+def folder_lock(folder: Path) -> Iterator[None]:
+    """Lock the pages of a folder for one process at a time. Leaves no file, unlike `locked_folder`."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def fact(name: str, value: object) -> tuple[str, str]:

@@ -22,7 +22,6 @@ from whisperlab.report.recording import views
 from whisperlab.report.search import search_section
 from whisperlab.report.systems import RATES, systems_figure, systems_table
 from whisperlab.report.tables import columns, table
-from whisperlab.util.errors import TraceError
 from whisperlab.util.json_values import Json
 from whisperlab.util.options import flat, nested
 from whisperlab.util.statistics import interval_note
@@ -219,7 +218,7 @@ def _shown(
         row = next(store.rows("id = ?", line))
         try:
             traces.append(load(row))
-        except (TraceError, KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError) as error:  # ValueError: a TraceError, or a path with a null byte
             notes.append(f"No timeline of {row['recording']}: its trace cannot be read ({error}).")
     origins = {str([trace.header.get(part) for part in ("machine", "versions", "commit")]) for trace in traces}
     if len(origins) > 1:

@@ -11,6 +11,7 @@ from whisperlab.util.errors import ConfigurationError
 
 _SHOWN = 80  # characters of a value in an error
 _LARGEST_INT = 2**63  # other programs read integers below it exactly
+_LARGEST_COUNT = 2**53  # a thousand of them can be added in 64 bits
 
 
 def shown(value: object) -> str:
@@ -71,8 +72,8 @@ class Field:
 
 
 def is_number(value: object) -> TypeGuard[float]:
-    """Whether a value is a finite number; booleans are not."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and -inf < value < inf
+    """Whether a value is a finite number, an int one of 64 bits; booleans are not."""
+    return -inf < value < inf if isinstance(value, float) else _fits(value, int)
 
 
 TEXT = Field("a string", lambda value: isinstance(value, str))
@@ -82,7 +83,7 @@ OBJECT = Field("an object", lambda value: isinstance(value, dict))
 NUMBER = Field("a number", is_number)
 AMOUNT = Field("a number of 0 or more", lambda value: is_number(value) and value >= 0)
 AMOUNT_OR_NULL = Field("a number of 0 or more, or null", lambda value: value is None or AMOUNT.fits(value))
-COUNT = Field("a whole number of 0 or more", lambda value: type(value) is int and value >= 0)
+COUNT = Field("a whole number of 0 or more", lambda value: type(value) is int and 0 <= value < _LARGEST_COUNT)
 
 
 def wrong_field(value: Mapping[str, object], fields: Mapping[str, Field]) -> str | None:

@@ -51,7 +51,8 @@ def response_times(service: Sequence[float], interval: float) -> tuple[float, ..
 def response_p95(trace: Trace) -> float | None:
     """The 95th percentile of the `response_times` of a trace's chunks, in seconds; None without processing times."""
     end = trace.events[-1]
-    return percentile(response_times(end["service_s"], end["chunk_s"]), 95) if end.get("service_s") else None
+    times, chunk_s = end.get("service_s"), end.get("chunk_s")
+    return percentile(response_times(times, chunk_s), 95) if times and chunk_s else None
 
 
 def percentile(values: Sequence[float], q: float, *, missed: int = 0) -> float:

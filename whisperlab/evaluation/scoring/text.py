@@ -125,6 +125,8 @@ def _read(hint: Any, value: Any) -> Any:
         items = {key: _read(inner, item) for key, item in value.items()}
         return items if parts else kind(items)
     if kind is tuple:
+        if not isinstance(value, list | tuple):
+            raise TypeError(f"expected a list, got {shown(value)}")
         inside = parts[:1] * len(value) if parts[-1] is Ellipsis else parts
         return tuple(_read(inner, item) for inner, item in zip(inside, value, strict=True))
     check_range("a count", value, hint, exclusive=True)

@@ -17,8 +17,9 @@ from whisperlab.util import validation as fields
 from whisperlab.util.errors import TraceError, brief
 from whisperlab.util.files import atomic_path
 from whisperlab.util.json_values import Json, JsonValue
+from whisperlab.util.options import flat
 from whisperlab.util.timeline import Span, samples
-from whisperlab.util.validation import AMOUNT, Field, from_json, is_number, shown, wrong_field
+from whisperlab.util.validation import Field, from_json, is_number, shown, wrong_field
 
 if TYPE_CHECKING:
     from whisperlab.evaluation.transcripts import SubtitleOptions
@@ -70,10 +71,21 @@ def _is_timing(value: object) -> bool:
 STATISTICS = Field(
     "a transcriber's statistics, with numbers for timings and counts", lambda value: _fits(value, "statistics")
 )
+CONFIG = Field(
+    "an object with cache.size, cache.hash_precision and compute.threads as whole numbers or null",
+    lambda value: (
+        isinstance(value, dict)
+        and all(
+            isinstance(flat(value).get(name), int | None)
+            for name in ("cache.size", "cache.hash_precision", "compute.threads")
+        )
+    ),
+)
 _FIELDS: dict[str, Field] = vars(fields) | {
     "STATISTICS": STATISTICS,
+    "CONFIG": CONFIG,
     "LIST": Field("a list", lambda value: isinstance(value, list)),
-    "AMOUNTS": Field("a list of amounts", lambda value: isinstance(value, list) and all(map(AMOUNT.fits, value))),
+    "TIMES": Field("a list of seconds", lambda value: isinstance(value, list) and all(map(_is_time, value))),
     "COUNT_OR_NULL": Field("a count", lambda value: value is None or fields.COUNT.fits(value)),
     "OBJECT_OR_NULL": Field("an object or null", lambda value: value is None or isinstance(value, dict)),
     "TIME": Field(f"seconds from 0 to {_LONGEST_S:g}", _is_time),
@@ -324,20 +336,22 @@ def read_trace(path: str | Path) -> Trace:
     except (OSError, UnicodeDecodeError) as error:
         raise TraceError(f"cannot read the trace {path}: {error}") from error
     if not lines or lines[0]["kind"] != "header":
-        raise TraceError(f"{path} is not a trace: its first line is not a header")
+        raise TraceError(f"{path}:1 is not a trace: its first line is not a header")
     header, *events = lines
     if header["schema"] != SCHEMA:
-        raise TraceError(f"{path} has trace schema {header['schema']}; this version of whisperlab reads {SCHEMA}")
+        raise TraceError(f"{path}:1 has trace schema {header['schema']}; this version of whisperlab reads {SCHEMA}")
     kinds = [event["kind"] for event in events]
     if kinds.count("end") != 1 or kinds[-1] != "end" or "header" in kinds:
-        raise TraceError(f"{path} is not one complete trace: it needs one header first and one end line last")
+        raise TraceError(
+            f"{path}:{len(lines)} is not one complete trace: it needs one header first and one end line last"
+        )
     trace = Trace(header, tuple(events))
     records = "segments switches frames speech untranscribed flags committed reference config statistics"
     try:
         for name in (*records.split(), "real_time_factor", "speed"):
             getattr(trace, name)
     except TraceError as error:
-        raise TraceError(f"{path}: {error}") from error
+        raise TraceError(f"{path}:1: {error}") from error  # of the reference
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise TraceError(f"{path} is damaged: {brief(error)}") from error
     return trace
