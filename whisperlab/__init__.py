@@ -4,8 +4,6 @@ The names below are imported on first use, so ``import whisperlab`` stays cheap 
 never loads the model libraries.
 """
 
-from __future__ import annotations
-
 from importlib import import_module
 
 TYPE_CHECKING = False  # `typing` and `importlib.metadata` would take most of the time of `import whisperlab`
@@ -35,7 +33,7 @@ _HOME = {
 __all__ = [*sorted(_HOME), "__version__"]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
     if name == "__version__":
         value: Any = import_module("importlib.metadata").version("whisperlab")
     elif name in _HOME:
@@ -46,7 +44,7 @@ def __getattr__(name: str) -> Any:
     return value
 
 
-def load_ipython_extension(shell: Any) -> None:
+def load_ipython_extension(shell: "Any") -> None:
     """``%load_ext whisperlab``: the magics ``%%latency``, ``%%peak_memory`` and ``%%heap``."""
     from whisperlab.jupyter.magics import Magics
 

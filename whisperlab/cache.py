@@ -8,8 +8,6 @@ Callers cannot change stored values: torch has no read-only flag, so ``put`` sto
 a copy of it, at about a thousandth of the cost of the encode. ``bytes`` is exact: a slice does not keep a batch.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math
@@ -147,7 +145,7 @@ class AudioHash(bytes):
 
 @dataclass(slots=True, frozen=True)
 class _Entry:
-    value: torch.Tensor  # detached, on the cache's device, memory owned by the cache
+    value: "torch.Tensor"  # detached, on the cache's device, memory owned by the cache
     audio: AudioHash  # of the window the value was computed from
 
 
@@ -182,7 +180,7 @@ class EncoderCache:
     def __init__(
         self,
         max_size: int = 50,
-        device: str | torch.device = "cpu",
+        device: "str | torch.device" = "cpu",
         hash_precision: int = 6,
         max_bytes: int | None = None,  # of all values
         key: str | Key = "rounded",
@@ -227,7 +225,7 @@ class EncoderCache:
         made.identity, made.silent, made.elapsed_ns = identity, silent, self._clock() - began
         return made
 
-    def get(self, audio: npt.ArrayLike | None = None, audio_hash: bytes | None = None) -> torch.Tensor | None:
+    def get(self, audio: npt.ArrayLike | None = None, audio_hash: bytes | None = None) -> "torch.Tensor | None":
         """A copy of the stored output, or None on a miss. A hit makes the entry the most recently used.
 
         Give either the audio or its hash. Hits of a hash that ``precompute_hash`` did not make count as ``similar``.
@@ -248,7 +246,7 @@ class EncoderCache:
         return value
 
     def put(
-        self, encoder_output: torch.Tensor, audio: npt.ArrayLike | None = None, audio_hash: bytes | None = None
+        self, encoder_output: "torch.Tensor", audio: npt.ArrayLike | None = None, audio_hash: bytes | None = None
     ) -> None:
         """Store a detached copy of an output; one larger than ``max_bytes`` is not stored and counts as ``refused``."""
         import torch
@@ -320,7 +318,7 @@ class EncoderCache:
                 "device": str(self.device),
             }
 
-    def collect(self) -> Iterator[Metric]:
+    def collect(self) -> "Iterator[Metric]":
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
         found, name = self.get_statistics(), "whisperlab_encoder_cache"
@@ -353,7 +351,7 @@ def _cause(wanted: AudioHash, stored: AudioHash) -> Cause:
     return "repeat" if wanted.identity and wanted.identity == stored.identity else "similar"
 
 
-def _copy(value: torch.Tensor) -> torch.Tensor:
+def _copy(value: "torch.Tensor") -> "torch.Tensor":
     """A copy of a contiguous tensor, on the CPU in one thread: ``clone`` waits for OpenMP threads on busy cores."""
     import torch
 
@@ -363,7 +361,7 @@ def _copy(value: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(raw).view(value.dtype).view(value.shape)
 
 
-def _present_device(device: str | torch.device) -> torch.device:
+def _present_device(device: "str | torch.device") -> "torch.device":
     import torch
 
     try:  # torch would read a number as a GPU index

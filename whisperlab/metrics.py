@@ -6,8 +6,6 @@ cover all records since the start or the last reset. Cost: one ``list.append`` p
 atomic, and about 20 µs of folding every 256 records.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 import statistics
@@ -58,13 +56,13 @@ class Totals:
     m2: float = 0.0  # squared deviations from the mean, summed without cancellation (Chan, Golub and LeVeque 1983)
 
     @classmethod
-    def of(cls, block: NanosecondArray) -> Totals:
+    def of(cls, block: NanosecondArray) -> "Totals":
         """The totals of at least one sample, in the order of recording."""
         deviations = block - block.mean()
         low, high, last = int(block.min()), int(block.max()), int(block[-1])
         return cls(len(block), int(block.sum()), low, high, last, m2=float(deviations @ deviations))
 
-    def __add__(self, later: Totals) -> Totals:
+    def __add__(self, later: "Totals") -> "Totals":
         if not (self.count and later.count):
             return self if self.count else later
         count, total = self.count + later.count, self.total + later.total
@@ -277,7 +275,7 @@ class PerformanceMetrics(StreamExporter):
         """The ``FIELDS`` of every operation with records, in milliseconds, sorted by name."""
         return {name: known.summary(window) for name, known, window in self._snapshots()}
 
-    def to_frame(self) -> pandas.DataFrame:
+    def to_frame(self) -> "pandas.DataFrame":
         """``get_statistics`` as a data frame: one row per operation, one column per field."""
         import pandas
 
@@ -304,12 +302,12 @@ class PerformanceMetrics(StreamExporter):
         for operation in list(self._operations.values()):
             operation.clear()
 
-    def merge(self, other: PerformanceMetrics) -> None:
+    def merge(self, other: "PerformanceMetrics") -> None:
         """Add all records of another object, as if recorded here after the existing ones; windows are joined."""
         for name, known, window in list(other._snapshots()):
             self._operation(name).absorb(known, window)
 
-    def own_families(self) -> Iterator[Metric]:
+    def own_families(self) -> "Iterator[Metric]":
         from prometheus_client.core import GaugeMetricFamily, SummaryMetricFamily
 
         name = "whisperlab_operation_duration_seconds"

@@ -4,8 +4,6 @@ Exit codes: 0 success, 1 failure (with a one-line reason), 2 wrong usage, 130 in
 stopped by SIGTERM and SIGHUP.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 
@@ -15,7 +13,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: "Sequence[str] | None" = None) -> int:
     """Run one command; returns the exit code (argparse exits with 2 for wrong usage).
 
     SIGTERM and SIGHUP have the same effect as Ctrl-C: temporary files and worker processes are removed.
@@ -26,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         import signal
         import threading
 
-        def stop(number: int, frame: FrameType | None) -> None:
+        def stop(number: int, frame: "FrameType | None") -> None:
             received.append(number)
             if len(received) > 1 and number != signal.SIGINT:
                 return  # a closing terminal sends SIGHUP twice; the first one is being handled
@@ -64,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             signal.signal(number, handler)
 
 
-def _is_importing(frame: FrameType | None) -> bool:
+def _is_importing(frame: "FrameType | None") -> bool:
     while frame and frame.f_code.co_filename != "<frozen importlib._bootstrap>":
         frame = frame.f_back
     return frame is not None

@@ -1,7 +1,5 @@
 """Arguments of the commands: a parser whose help and errors explain, option files, checks of optional libraries."""
 
-from __future__ import annotations
-
 import argparse
 import math
 import re
@@ -80,7 +78,7 @@ class Parser(argparse.ArgumentParser):
         excluded = ("--help", "--config")
         return {name[2:]: action for name, action in named if name.startswith("--") and name not in excluded}
 
-    def subparsers(self) -> dict[str, Parser]:
+    def subparsers(self) -> "dict[str, Parser]":
         groups = [action.choices for action in self._actions if isinstance(action, argparse._SubParsersAction)]
         return dict(groups[0]) if groups else {}
 
@@ -209,7 +207,7 @@ def model_options(args: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(args, name) for name in ("model", "languages", "lid_hop_ms", "device", "engine", "threads")}
 
 
-def recordings(args: argparse.Namespace) -> Sequence[Recording]:
+def recordings(args: argparse.Namespace) -> "Sequence[Recording]":
     """The speech that ``--corpus``, ``--split`` and ``--limit`` name."""
     from whisperlab import data
 

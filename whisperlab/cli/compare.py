@@ -5,8 +5,6 @@ on the same recordings in turns. Two folders of sweeps are compared by their row
 is a difference with its interval, no difference, or not enough data and the number of pairs missing.
 """
 
-from __future__ import annotations
-
 import argparse
 import math
 from dataclasses import replace
@@ -66,7 +64,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
     console.result(document, *tables, *outcome.remarks, *filter(None, [voices]), counted())
 
 
-def _checked(finding: Finding, n_recordings: float) -> Finding:
+def _checked(finding: "Finding", n_recordings: float) -> "Finding":
     """Without interval and significance below `LEAST_UNITS` recordings: rounds of one recording are no more of them."""
     from whisperlab.util.statistics import LEAST_UNITS
 

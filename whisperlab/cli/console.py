@@ -1,7 +1,5 @@
 """Output of the commands: results on stdout, messages on stderr, and with ``--json`` only JSON on stdout."""
 
-from __future__ import annotations
-
 import json
 import math
 import re
@@ -157,7 +155,7 @@ class LiveText:
         self._committed = self._tentative = ""
         self._began, self._drawn = clock(), float("-inf")
 
-    def take(self, result: ProcessResult) -> None:
+    def take(self, result: "ProcessResult") -> None:
         """Take the text of a result; the text of its final segments is no longer running text."""
         self._committed += result.committed
         for segment in result.segments:

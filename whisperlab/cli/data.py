@@ -3,8 +3,6 @@
 The corpora are spliced human speech, not code-switching corpora. Each has a card with its contents and licences.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Sequence
 from math import isnan
@@ -74,7 +72,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
         console.result(document, *tables, *(f"warning: {one}" for one in warnings), f"read as {name}: {args.out}")
 
 
-def facts(split: str, recordings: Sequence[Recording]) -> dict[str, object]:
+def facts(split: str, recordings: "Sequence[Recording]") -> dict[str, object]:
     """The recordings of one split in numbers: count, minutes, switches, how mixed, seconds of speech by language."""
     from whisperlab.data.manifest import Totals
     from whisperlab.evaluation.scoring.code_switching import Mixing, mixing
@@ -91,7 +89,7 @@ def facts(split: str, recordings: Sequence[Recording]) -> dict[str, object]:
     return {"split": split, **length, **counts, "speech_s": " ".join(f"{lang}:{time_s:.0f}" for lang, time_s in speech)}
 
 
-def find(name: str, manifest: str | None) -> Recording:
+def find(name: str, manifest: str | None) -> "Recording":
     """The recording with an id. Without a manifest, the id itself names the corpus and the split."""
     from whisperlab import data
 

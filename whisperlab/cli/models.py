@@ -1,7 +1,5 @@
 """Model weights: list, download, locate and verify them."""
 
-from __future__ import annotations
-
 import argparse
 from dataclasses import asdict
 from typing import TYPE_CHECKING
@@ -36,6 +34,6 @@ def run(args: argparse.Namespace, console: Console) -> None:
         console.result({"name": name, "path": path}, str(path))
 
 
-def described(found: Verification) -> str:
+def described(found: "Verification") -> str:
     """The facts about a checkpoint in one line."""
     return f"{found.path}: {found.n_values:,} parameters, {found.evidence}"

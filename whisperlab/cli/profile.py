@@ -3,8 +3,6 @@
 Without flags, all passes run. --out writes one offline HTML page.
 """
 
-from __future__ import annotations
-
 import argparse
 import shlex
 from dataclasses import asdict

@@ -4,8 +4,6 @@ Notebooks are executed. Every page is one file that needs no network. The index.
 folder.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import shlex
@@ -78,7 +76,7 @@ def page_names(sources: Iterable[Path]) -> list[str]:
     return [*taken.values()][1:]
 
 
-def _report(sources: Sequence[Path], title: str, command: str, manifest: Path | None) -> SweepReport:
+def _report(sources: Sequence[Path], title: str, command: str, manifest: Path | None) -> "SweepReport":
     from whisperlab.experiments.results_store import STORE, open_store
     from whisperlab.report.sweep import from_store, from_traces
 

@@ -6,8 +6,6 @@ Counts are summed over the recordings of a configuration first and divided after
 no text: only their language-ID frames are scored.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -38,14 +36,14 @@ class Scored:
     """The score of one recording, with the configuration that made it (empty for documents), in dotted names."""
 
     recording: str
-    score: Score
+    score: "Score"
     config: Json
 
     @property
     def has_text(self) -> bool:
         return bool(self.config.get("decode", True))
 
-    def rates(self) -> RateTree:
+    def rates(self) -> "RateTree":
         return self.score.rates(has_text=self.has_text)
 
 
@@ -105,7 +103,7 @@ def files(paths: Iterable[Path]) -> Iterator[Path]:
         yield from inside
 
 
-def read_references(manifest: Path) -> dict[str, Recording]:
+def read_references(manifest: Path) -> "dict[str, Recording]":
     """The recordings of a manifest, by their ids and by the names of their audio files."""
     from whisperlab.data import read_manifest
 
@@ -113,7 +111,7 @@ def read_references(manifest: Path) -> dict[str, Recording]:
     return {one.audio_path.stem: one for one in found if one.offset is None} | {one.id: one for one in found}
 
 
-def scored(paths: Iterable[Path], references: Mapping[str, Recording], rules: TextRules) -> Iterator[Scored]:
+def scored(paths: Iterable[Path], references: "Mapping[str, Recording]", rules: "TextRules") -> Iterator[Scored]:
     """The score of each stream. Raises ConfigurationError for one without a reference."""
     from whisperlab.evaluation.scoring import score_trace
 
@@ -124,7 +122,7 @@ def scored(paths: Iterable[Path], references: Mapping[str, Recording], rules: Te
         yield Scored(trace.recording, score_trace(trace, **rules), flat(trace.config))
 
 
-def streams(path: Path, references: Mapping[str, Recording]) -> Iterator[Trace]:
+def streams(path: Path, references: "Mapping[str, Recording]") -> "Iterator[Trace]":
     """The streams in a trace, a stream log or JSON of a recogniser, each with its reference if there is one."""
     from whisperlab.evaluation.stream_log import read_streams
     from whisperlab.evaluation.trace import Trace

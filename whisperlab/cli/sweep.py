@@ -4,8 +4,6 @@ A sweep can be stopped at any time; --resume continues it. With --no-decode only
 false-hit rates of the cache depend on nothing else.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import shlex
@@ -63,7 +61,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
         raise SweepError(f"{len(outcome.failed)} of {outcome.planned} tasks failed; {option} runs them again")
 
 
-def loaded(args: argparse.Namespace, recordings: Sequence[Recording], console: Console) -> tuple[Weights, str]:
+def loaded(args: argparse.Namespace, recordings: "Sequence[Recording]", console: Console) -> "tuple[Weights, str]":
     """The model and its digest. Raises if it lacks one of the languages."""
     from whisperlab.model import weights
     from whisperlab.streaming.language_id import check_languages
@@ -75,7 +73,7 @@ def loaded(args: argparse.Namespace, recordings: Sequence[Recording], console: C
 
 
 @contextmanager
-def running(args: argparse.Namespace, model: Weights, digest: str, console: Console) -> Iterator[RunOptions]:
+def running(args: argparse.Namespace, model: "Weights", digest: str, console: Console) -> "Iterator[RunOptions]":
     """The options of a sweep or search; after Ctrl-C prints the one command that continues it."""
     try:
         output: RunOptions = {"progress": console.err.isatty() and not console.quiet, "say": console.note}
@@ -87,7 +85,7 @@ def running(args: argparse.Namespace, model: Weights, digest: str, console: Cons
         raise
 
 
-def workers(args: argparse.Namespace, model: Weights, digest: str, console: Console) -> RunOptions:
+def workers(args: argparse.Namespace, model: "Weights", digest: str, console: Console) -> "RunOptions":
     """This process with the model it has loaded, or an executor whose workers load their own."""
     from whisperlab.experiments import executors, sweep
 
@@ -101,7 +99,7 @@ def workers(args: argparse.Namespace, model: Weights, digest: str, console: Cons
     return {"executor": partial(executors.ray_cluster, factory, args.ray, args.workers, say=console.note)}
 
 
-def grid(args: argparse.Namespace, recordings: Sequence[Recording]) -> Grid:
+def grid(args: argparse.Namespace, recordings: "Sequence[Recording]") -> "Grid":
     from whisperlab.experiments.sweep import Grid
 
     axes = {"cache.size": args.cache_sizes, "cache.hash_precision": args.hash_precisions, "cache.key": args.keys}
@@ -109,7 +107,7 @@ def grid(args: argparse.Namespace, recordings: Sequence[Recording]) -> Grid:
     return Grid({**axes, "language_id.hop_ms": args.lid_hop_ms}, {**shared(args, recordings), **fixed})
 
 
-def shared(args: argparse.Namespace, recordings: Sequence[Recording]) -> dict[str, Any]:
+def shared(args: argparse.Namespace, recordings: "Sequence[Recording]") -> dict[str, Any]:
     """The options of all configurations; the languages are those of the recordings when none are given."""
     spoken = sorted({language for recording in recordings for language in recording.languages})
     languages = args.languages or spoken or None
@@ -126,7 +124,7 @@ def check_out(args: argparse.Namespace) -> None:
         raise SweepError(f"{store} holds results already: --resume continues it, --out takes another folder")
 
 
-def show_plan(args: argparse.Namespace, console: Console, tasks: Sequence[Task], model: Weights) -> None:
+def show_plan(args: argparse.Namespace, console: Console, tasks: "Sequence[Task]", model: "Weights") -> None:
     """Print the planned runs, the estimate of their time, and the audio that it was measured on."""
     from whisperlab.experiments import cost, results_store, sweep
 

@@ -10,8 +10,6 @@ whole, so a death costs exactly the task of that worker. Workers are started wit
 the folder of today, and no locks of the driver's threads. The file of the weights is shared through the page cache.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import signal
@@ -96,7 +94,7 @@ def ray_cluster(
 
 
 def _run_on(
-    open_worker: Callable[[], AnyWorker[Task, Result]],
+    open_worker: "Callable[[], AnyWorker[Task, Result]]",
     n_workers: int,
     tasks: Sequence[Task],
     died: type[Exception],
@@ -110,7 +108,7 @@ def _run_on(
     busy: dict[Future[Result], tuple[AnyWorker[Task, Result], Task, int]] = {}
     opened: list[AnyWorker[Task, Result]] = []
 
-    def start(worker: AnyWorker[Task, Result] | None) -> None:
+    def start(worker: "AnyWorker[Task, Result] | None") -> None:
         if worker is None:
             worker = open_worker()
             opened.append(worker)

@@ -6,8 +6,6 @@ looks for the Pareto front of `OBJECTIVES`: the configurations that no other bea
 options to vary: choices or ranges, read from JSON and checked by `TranscriberConfig`.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -63,7 +61,7 @@ class Choice:
     def size(self) -> float:
         return len(self.values)
 
-    def suggest(self, trial: optuna.Trial, name: str) -> JsonValue:
+    def suggest(self, trial: "optuna.Trial", name: str) -> JsonValue:
         """The value that a trial proposes. The sampler receives JSON, because values may be lists."""
         value: JsonValue = json.loads(trial.suggest_categorical(name, [json.dumps(value) for value in self.values]))
         return value
@@ -93,7 +91,7 @@ class Range:
         step = self.step or (1 if isinstance(self.low, int) and isinstance(self.high, int) else None)
         return math.inf if step is None else math.floor((self.high - self.low) / step + 1e-9) + 1
 
-    def suggest(self, trial: optuna.Trial, name: str) -> float:
+    def suggest(self, trial: "optuna.Trial", name: str) -> float:
         """The number that a trial proposes; real numbers without a step have `DIGITS` significant digits."""
         if self.step is not None:
             drawn = round(self.low + self.step * trial.suggest_int(name, 0, int(self.size) - 1), 12)
@@ -125,7 +123,7 @@ class Space:
             raise ConfigurationError(f"a space needs an option with several values, such as {example}")
 
     @classmethod
-    def from_json(cls, text: str) -> Space:
+    def from_json(cls, text: str) -> "Space":
         return cls(read_options(text))
 
     @property
@@ -133,7 +131,7 @@ class Space:
         """The number of configurations; infinite with real numbers."""
         return math.prod(axis.size for axis in self.options.values())
 
-    def propose(self, trial: optuna.Trial) -> dict[str, JsonValue]:
+    def propose(self, trial: "optuna.Trial") -> dict[str, JsonValue]:
         return {name: axis.suggest(trial, name) for name, axis in self.options.items()}
 
     def config(self, values: Values, shared: Json | None = None) -> TranscriberConfig:
@@ -276,7 +274,7 @@ def check_recordings(recordings: Sequence[Recording]) -> None:
         raise ConfigurationError(f"{tested} of the recordings are of the split test: {reason}. {advice}")
 
 
-def _proposals(study: optuna.Study, space: Space, known: set[str], size: int) -> Proposals:
+def _proposals(study: "optuna.Study", space: Space, known: set[str], size: int) -> Proposals:
     """Up to ``size`` new proposals, which are added to ``known``; none after `REPEATS` repeated ones."""
     batch: Proposals = []
     repeats = 0
@@ -294,13 +292,13 @@ def _proposals(study: optuna.Study, space: Space, known: set[str], size: int) ->
     return batch
 
 
-def _tell(study: optuna.Study, trial: optuna.Trial, objectives: tuple[float, ...] | None) -> None:
+def _tell(study: "optuna.Study", trial: "optuna.Trial", objectives: tuple[float, ...] | None) -> None:
     from optuna.trial import TrialState
 
     study.tell(trial, objectives, state=None if objectives else TrialState.FAIL)
 
 
-def _study(method: Method, seed: int) -> optuna.Study:
+def _study(method: Method, seed: int) -> "optuna.Study":
     with needs("a search needs optuna", "search"):
         import optuna
     from optuna.samplers import RandomSampler, TPESampler

@@ -5,8 +5,6 @@ CTranslate2 stacks matrices that openai-whisper keeps apart: query, key and valu
 a cross-attention. The stored values are cut and renamed, not computed, so they stay the same bit by bit.
 """
 
-from __future__ import annotations
-
 import ctypes
 import hashlib
 import json
@@ -55,7 +53,7 @@ class Checkpoint:
 
     path: Path
     dims: Mapping[str, int]
-    state: Mapping[str, Tensor]
+    state: "Mapping[str, Tensor]"
     mapped: bool = False  # whether the tensors lie in a memory-mapped file
     heads: tuple[tuple[int, int], ...] = ()  # alignment heads as (layer, head); empty: not stated
     added: tuple[tuple[int, str], ...] = ()  # tokens of text that are not Whisper's: id and text
@@ -169,7 +167,7 @@ def tensor_shapes(dims: Mapping[str, int]) -> Iterator[tuple[str, tuple[int, ...
                 yield f"{half}.blocks.{index}.{name}", tuple(sizes.get(size, size) for size in shape)
 
 
-def tensor_digest(state: Mapping[str, Tensor], *, mapped: bool = False) -> str:
+def tensor_digest(state: "Mapping[str, Tensor]", *, mapped: bool = False) -> str:
     """SHA-256 (hex) of names, shapes and values, independent of file format, order and storage precision.
 
     Values count as little-endian float16 if that is exact, otherwise as float32. The pages of tensors that lie in a
@@ -191,7 +189,7 @@ def tensor_digest(state: Mapping[str, Tensor], *, mapped: bool = False) -> str:
     return digest.hexdigest()
 
 
-def release_pages(mapped: Tensor) -> None:
+def release_pages(mapped: "Tensor") -> None:
     """Let the system drop the memory pages of a tensor in a mapped file, which was never written to."""
     if sys.platform != "linux":
         return
@@ -265,7 +263,7 @@ def to_openai(variables: Mapping[str, Array]) -> tuple[dict[str, int], Variables
     return dims, state
 
 
-def to_ctranslate2(dims: Mapping[str, int], state: Mapping[str, Tensor]) -> bytes:
+def to_ctranslate2(dims: Mapping[str, int], state: "Mapping[str, Tensor]") -> bytes:
     """The ``model.bin`` of a model, in float16 where that is stored, otherwise float32; `to_openai` is the inverse."""
     settings = TABLES["CTranslate2"]["settings"]
     variables: Variables = {name: np.array(value, kind) for name, (kind, value) in settings.items()}
@@ -287,7 +285,7 @@ def to_ctranslate2(dims: Mapping[str, int], state: Mapping[str, Tensor]) -> byte
     return b"".join([*written, struct.pack("<I", 1), *alias])
 
 
-def _array(tensor: Tensor) -> Array:
+def _array(tensor: "Tensor") -> Array:
     stored = tensor.detach().cpu()
     found: Array = (stored if str(stored.dtype) == "torch.float16" else stored.float()).numpy()
     return found

@@ -4,8 +4,6 @@ Hugging Face's tensors keep their values bit by bit under openai-whisper's names
 A folder also has the alignment heads, and the tokens that a fine-tune added to Whisper's.
 """
 
-from __future__ import annotations
-
 import json
 import mmap
 from collections import UserDict
@@ -29,7 +27,7 @@ _ENGLISH_START = 50_257  # <|startoftranscript|> of the models for English alone
 class _Copies(UserDict[str, Any]):
     """Arrays in a mapped file, copied to tensors when they are used: torch needs aligned ones."""
 
-    def __getitem__(self, name: str) -> Tensor:
+    def __getitem__(self, name: str) -> "Tensor":
         import torch
 
         return torch.from_numpy(self.data[name].copy())
@@ -103,7 +101,7 @@ def _files(folder: Path) -> list[Path]:
     raise UnavailableError(f"the folder {folder} has {found}; expected {expected}")
 
 
-def _tensors(file: Path) -> dict[str, Tensor]:
+def _tensors(file: Path) -> "dict[str, Tensor]":
     """The tensors of one file of Hugging Face, mapped into memory."""
     from safetensors import SafetensorError, safe_open
 

@@ -13,8 +13,6 @@ tried once per process on a small example (`operator_works`). If it fails, a war
 for fp32 and bf16, fp32 in place of int8.
 """
 
-from __future__ import annotations
-
 import logging
 import math
 import platform
@@ -102,7 +100,7 @@ def activations(precision: Precision) -> torch.dtype:
     return torch.bfloat16 if precision == "bf16" else torch.float32
 
 
-def packed_linear(weight: torch.Tensor, bias: torch.Tensor | None, precision: Precision, fast: bool = True) -> Linear:
+def packed_linear(weight: torch.Tensor, bias: torch.Tensor | None, precision: Precision, fast: bool = True) -> "Linear":
     """The layer of a weight of shape (outputs, inputs). It keeps a copy in that precision and no other.
 
     With ``fast`` False it is plain torch, which can be compiled.

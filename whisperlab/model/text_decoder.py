@@ -7,8 +7,6 @@ Attention weights of the alignment heads are kept on request, for word times.
 `TextDecoder.language_logits` and `TextDecoder.greedy` make it the decoder of an engine (`whisperlab.model.engine`).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -82,7 +80,7 @@ class _Text(NamedTuple):
     log_probabilities: tuple[float, ...] = ()
     total: float = 0.0
 
-    def longer(self, token: int, log_probability: float) -> _Text:
+    def longer(self, token: int, log_probability: float) -> "_Text":
         total = self.total + log_probability
         return _Text((*self.tokens, token), (*self.log_probabilities, log_probability), total)
 

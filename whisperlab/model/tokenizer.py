@@ -3,8 +3,6 @@
 It gives the same tokens as openai-whisper's, from which rules and vocabulary are taken (licence in ``data/``).
 """
 
-from __future__ import annotations
-
 import base64
 import gzip
 import string
@@ -39,7 +37,7 @@ _MUSIC = "♩♪♫♬♭♮♯"
 class Tokenizer:
     """A tokenizer, set to transcribe one language."""
 
-    encoding: Encoding
+    encoding: "Encoding"
     language: str
     all_language_codes: tuple[str, ...]
     all_language_tokens: tuple[int, ...]  # in the order of the codes
@@ -134,7 +132,7 @@ def tokenizer_for(language: str, n_languages: int = 99, added: tuple[tuple[int, 
 
 
 @lru_cache
-def _encoding(n_languages: int, added: tuple[tuple[int, str], ...]) -> Encoding:
+def _encoding(n_languages: int, added: tuple[tuple[int, str], ...]) -> "Encoding":
     """The vocabulary and, after it, the special tokens."""
     import tiktoken
 

@@ -5,8 +5,6 @@ reason. `load_checkpoint` tries the sources in order and reports every reason if
 model's name unless its digest matches.
 """
 
-from __future__ import annotations
-
 import base64
 import gzip
 import hashlib
@@ -68,7 +66,7 @@ _HUB = re.compile(r"^((openai|systran|guillaumekln)/)?(faster-)?whisper-")
 Model: TypeAlias = "Whisper | Weights"  # a loaded one
 
 _log = logging.getLogger(__name__)
-_weights_of: WeakKeyDictionary[Whisper, Weights] = WeakKeyDictionary()
+_weights_of: "WeakKeyDictionary[Whisper, Weights]" = WeakKeyDictionary()
 
 
 @dataclass(slots=True, frozen=True)
@@ -88,9 +86,9 @@ class Weights:
 
     name: str
     dims: Mapping[str, int]
-    state: Mapping[str, Tensor]  # by openai-whisper's names
-    alignment_heads: Tensor  # shape (decoder layers, heads), True for the heads that follow time
-    device: torch.device
+    state: "Mapping[str, Tensor]"  # by openai-whisper's names
+    alignment_heads: "Tensor"  # shape (decoder layers, heads), True for the heads that follow time
+    device: "torch.device"
     mapped: bool = False  # whether the tensors lie in a memory-mapped file
     added: tuple[tuple[int, str], ...] = ()  # tokens of text that are not Whisper's: id and text
     english_only: bool = False  # a model for English alone although its vocabulary has more than 51864 tokens
@@ -108,7 +106,7 @@ class Weights:
             raise WeightsError(f"{self.name} has {found}; Whisper's vocabularies have {known}")
         return n_languages
 
-    def tensor(self, name: str, *, as_stored: bool = False) -> Tensor:
+    def tensor(self, name: str, *, as_stored: bool = False) -> "Tensor":
         """One tensor on the device, in float32 or in its stored precision."""
         stored = self.state[name].detach()
         made = stored.to(self.device, copy=self.mapped)
@@ -117,7 +115,7 @@ class Weights:
             checkpoints.release_pages(stored)
         return made
 
-    def layer(self, name: str) -> tuple[Tensor, Tensor]:
+    def layer(self, name: str) -> "tuple[Tensor, Tensor]":
         """Weight and bias of one layer, as from `tensor`."""
         return self.tensor(f"{name}.weight"), self.tensor(f"{name}.bias")
 
@@ -172,7 +170,7 @@ def model_digest(model: Model) -> str:
     return hashlib.sha256(json.dumps([*facts, found.added, found.english_only]).encode()).hexdigest()
 
 
-def alignment_heads(name: str | None, n_layers: int, n_heads: int, stated: Sequence[tuple[int, int]] = ()) -> Tensor:
+def alignment_heads(name: str | None, n_layers: int, n_heads: int, stated: Sequence[tuple[int, int]] = ()) -> "Tensor":
     """The heads to place words with, shape (layers, heads), bool.
 
     For an unknown model those stated as (layer, head), otherwise all of the later half of the layers.

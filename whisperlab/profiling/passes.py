@@ -3,8 +3,6 @@
 Passes are never combined: profilers disturb each other and the clock. Latency is measured without a profiler.
 """
 
-from __future__ import annotations
-
 import cProfile
 import gc
 import gzip
@@ -153,7 +151,7 @@ def traced(run: Callable[[], object]) -> records.Heap:
             return _read(reader)
 
 
-def _read(reader: FileReader) -> records.Heap:
+def _read(reader: "FileReader") -> records.Heap:
     """memray's reporters are not a documented interface; only this function uses them."""
     from memray.reporters.flamegraph import FlameGraphReporter
 
@@ -181,7 +179,7 @@ def _read(reader: FileReader) -> records.Heap:
     )
 
 
-def _is_mapped_file(record: AllocationRecord) -> bool:
+def _is_mapped_file(record: "AllocationRecord") -> bool:
     """Whether an allocation is a mapped checkpoint: an mmap below torch's file reader."""
     from memray import AllocatorType
 
@@ -189,7 +187,7 @@ def _is_mapped_file(record: AllocationRecord) -> bool:
     return any(function == "load" and "torch" in file for function, file, _ in stack)
 
 
-def _sites(allocations: Iterable[AllocationRecord]) -> list[records.Site]:
+def _sites(allocations: "Iterable[AllocationRecord]") -> list[records.Site]:
     """Records summed by the line nearest to the allocation, in descending order of size."""
     sums: dict[tuple[str, str, str], list[int]] = defaultdict(lambda: [0, 0])
     for record in allocations:

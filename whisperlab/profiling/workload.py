@@ -1,7 +1,5 @@
 """The workload of a profile, and the fresh process in which a pass runs."""
 
-from __future__ import annotations
-
 import signal
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
@@ -23,7 +21,7 @@ Record = TypeVar("Record")
 Task = TypeVar("Task")
 
 
-def session_restart_transcriber(**options: Any) -> StreamTranscriber:
+def session_restart_transcriber(**options: Any) -> "StreamTranscriber":
     from whisperlab.transcriber import SessionRestartTranscriber
 
     return SessionRestartTranscriber(**options)
@@ -37,7 +35,7 @@ class Workload:
     options: Mapping[str, object] = field(default_factory=dict)  # arguments of `make`
     chunk_ms: int = 100
     seconds: float | None = None  # use only the beginning of the recording
-    make: Callable[..., StreamTranscriber] = session_restart_transcriber  # importable by name
+    make: "Callable[..., StreamTranscriber]" = session_restart_transcriber  # importable by name
     functions: tuple[str, ...] = ()  # to profile by line, as package.module:Class.method; default: the marked ones
 
     def import_libraries(self) -> None:
@@ -50,7 +48,7 @@ class Workload:
             read_audio(self.audio)
             tokenizer_for("en")
 
-    def load(self) -> tuple[StreamTranscriber, FloatArray]:
+    def load(self) -> "tuple[StreamTranscriber, FloatArray]":
         """The transcriber with its model in memory, and the audio."""
         from whisperlab.data.audio_files import read_audio
 
@@ -58,7 +56,7 @@ class Workload:
         return self.make(**self.options), audio
 
     def feed(
-        self, transcriber: StreamTranscriber, audio: FloatArray, half_way: Callable[[], object] = lambda: None
+        self, transcriber: "StreamTranscriber", audio: "FloatArray", half_way: Callable[[], object] = lambda: None
     ) -> None:
         """Feed the recording as fast as possible; ``half_way`` is called once, after half of it."""
         from whisperlab.util.timing import feed

@@ -4,8 +4,6 @@ Interactive figures are Vega-Lite specifications. The same specification gives t
 without scripts. vl-convert inlines Vega-Lite, 0.9 MB, once per page. Figures to look at are matplotlib's.
 """
 
-from __future__ import annotations
-
 import io
 import json
 import re
@@ -47,7 +45,7 @@ class Figure:
 
     name: str
     alt: str
-    drawing: Spec | Drawing
+    drawing: "Spec | Drawing"
     caption: str = ""
     sound: str = ""  # data URI of the recording, which a click on the figure plays
 
@@ -144,7 +142,7 @@ def new_figure(width: float, height: float) -> Drawing:
     return matplotlib.figure.Figure(figsize=(width, height))
 
 
-def new_plot(width: float, height: float, x: str = "", y: str = "", grid: Grid = None) -> tuple[Drawing, Axes]:
+def new_plot(width: float, height: float, x: str = "", y: str = "", grid: Grid = None) -> "tuple[Drawing, Axes]":
     """A figure with one plot, the labels of its axes and its grid; its size is in inches."""
     figure = new_figure(width, height)
     axes = figure.subplots()
@@ -152,7 +150,7 @@ def new_plot(width: float, height: float, x: str = "", y: str = "", grid: Grid =
     return figure, axes
 
 
-def label(axes: Axes, x: str = "", y: str = "", grid: Grid = None) -> None:
+def label(axes: "Axes", x: str = "", y: str = "", grid: Grid = None) -> None:
     """Set the labels of the axes, and grid lines across ``grid``."""
     axes.set_xlabel(x)
     axes.set_ylabel(y)

@@ -1,7 +1,5 @@
 """A notebook, executed with parameters, as one HTML page. nbconvert's own template would load scripts from the web."""
 
-from __future__ import annotations
-
 import json
 import re
 import shlex
@@ -58,7 +56,7 @@ def run_notebook(path: str | Path, out_html: str | Path, parameters: Mapping[str
     return page
 
 
-def to_html(notebook: NotebookNode, *, source: str | Path = "notebook.ipynb", now: datetime | None = None) -> str:
+def to_html(notebook: "NotebookNode", *, source: str | Path = "notebook.ipynb", now: datetime | None = None) -> str:
     """An executed notebook as a page that begins with its question, its answer and one picture.
 
     The first heading is the title, the paragraph below it the question. The output of the cell tagged ``answer``
@@ -101,7 +99,7 @@ def _with_contents(page: str) -> str:
     return page.replace("<!--contents-->", "".join(entries), 1)
 
 
-def _facts(notebook: NotebookNode, source: str | Path) -> list[tuple[str, str]]:
+def _facts(notebook: "NotebookNode", source: str | Path) -> list[tuple[str, str]]:
     command = ["whisperlab", "report", str(source)]
     for name, value in notebook.metadata.get("papermill", {}).get("parameters", {}).items():
         command += ["-p", f"{name}={json.dumps(value)}"]
@@ -110,7 +108,7 @@ def _facts(notebook: NotebookNode, source: str | Path) -> list[tuple[str, str]]:
     return [("command", shlex.join(command)), *(fact(*one) for one in own.items()), *origin["versions"].items()]
 
 
-def _read(path: Path) -> NotebookNode:
+def _read(path: Path) -> "NotebookNode":
     import nbformat
 
     try:
@@ -147,7 +145,7 @@ def _execute(notebook: Path, executed: Path, values: Mapping[str, object], folde
     return ""
 
 
-def _answer_first(notebook: NotebookNode) -> tuple[str, str, str]:
+def _answer_first(notebook: "NotebookNode") -> tuple[str, str, str]:
     """Move question, answer and picture to the top of a notebook; returns title, question and answer."""
     from nbformat.v4 import new_code_cell, new_markdown_cell
 
@@ -156,7 +154,7 @@ def _answer_first(notebook: NotebookNode) -> tuple[str, str, str]:
         if cell.cell_type == "code":
             cell.outputs = [out for out in cell.outputs if _WIDGET not in out.get("data", {})]
 
-    def tagged(tag: str) -> NotebookNode:
+    def tagged(tag: str) -> "NotebookNode":
         none: NotebookNode = new_code_cell()  # type: ignore[no-untyped-call]
         return next((cell for cell in cells if tag in cell.metadata.get("tags", [])), none)
 

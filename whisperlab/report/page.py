@@ -1,7 +1,5 @@
 """One HTML file from a template, with its style and script. Its content security policy blocks the network."""
 
-from __future__ import annotations
-
 import base64
 import fcntl
 import hashlib
@@ -35,7 +33,7 @@ def render_page(template: str | Path, **context: object) -> str:
 
 
 @cache
-def _environment() -> Environment:
+def _environment() -> "Environment":
     """Compiles each template of `TEMPLATES` once in a process."""
     with needs("reports need jinja2", "report"):
         from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -64,7 +62,7 @@ def page_texts(name: str, **values: object) -> tuple[str, ...]:
 
 
 @cache
-def _texts() -> TemplateModule:
+def _texts() -> "TemplateModule":
     plain = _environment().overlay(autoescape=False, trim_blocks=False)  # the pages escape the texts
     return plain.get_template("texts.txt.j2").module
 

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 # The counts that the statistics have under "sessions".
 _SESSIONS = "switches switches_refused segments decodes steps_shed gaps untranscribed language_flags language_outside"
+_LENGTHS = ("gap", "untranscribed", "language_outside")
 
 
 @dataclass(slots=True, frozen=True)
@@ -162,9 +163,7 @@ class Assembly:
                 **_encoder(self.text_encoder),
                 "heard_s": seconds(received),
                 "load_level": context.load_level,
-                "gap_s": seconds(counts.gap_samples),
-                "untranscribed_s": seconds(counts.untranscribed_samples),
-                "language_outside_s": seconds(counts.language_outside_samples),
+                **{f"{name}_s": seconds(getattr(counts, f"{name}_samples")) for name in _LENGTHS},
             },
             "level": {
                 "recent_dbfs": dbfs(gate.level),

