@@ -349,7 +349,7 @@ def imports_of(requirements: list[str]) -> set[str]:
 
 
 def libraries() -> set[str]:
-    """What the package imports anywhere, other than itself and Python's own; adapters run in other environments."""
+    """What the package imports or finds anywhere, but itself and Python's own; adapters run in other environments."""
     found = set()
     for path in (path for path in PACKAGE.rglob("*.py") if path.parent.name != "adapters"):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
@@ -357,6 +357,8 @@ def libraries() -> set[str]:
                 found |= {each.name.partition(".")[0] for each in node.names}
             elif isinstance(node, ast.ImportFrom):
                 found.add(str(node.module).partition(".")[0])
+            elif isinstance(node, ast.Call) and getattr(node.func, "id", None) == "find_spec":
+                found |= {each.value for each in node.args if isinstance(each, ast.Constant)}
     return found - set(sys.stdlib_module_names) - {"whisperlab"}
 
 

@@ -177,6 +177,7 @@ class Int8Linear(Linear):
             # Deprecated in torch 2.13, which has no other way yet to the weights of its int8 operators.
             warnings.filterwarnings("ignore", "torch.quantize_per_tensor, torch.quantize_per_channel", UserWarning)
             quantised = torch._make_per_channel_quantized_tensor(rows, scales, zeros, 0)
+        torch.empty(3 * rows.numel() + (16 << 20), dtype=torch.int8)  # raises; packing without memory ends the process
         super().__init__(torch.ops.quantized.linear_prepack(quantised, bias), bias)
         self._product = torch.ops.quantized.linear_dynamic.default._op  # a call without Python's dispatch
         # Without VNNI the sum of two products of the full 8-bit range overflows its 16 bits.
