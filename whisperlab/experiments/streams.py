@@ -68,7 +68,7 @@ def streams_figures(
             p50, p95 = np.percentile(delays, [50, 95]).tolist()
             each = (used_bytes - alone_bytes) / (n - 1) / 1e6 if n > 1 and used_bytes else None
             figures.append(StreamsFigure(n, seconds, used_s / seconds, p50, p95, each, p95 <= BOUND_S))
-            say(f"{n} streams: 95 % of the chunks within {p95:.2f} s")
+            say(f"number of streams {n}: 95 % of the chunks within {p95:.2f} s")
             if p95 > BOUND_S:
                 break
     return figures

@@ -29,7 +29,7 @@ from whisperlab.util.timeline import POSITION, SAMPLE_RATE, seconds
 from whisperlab.util.validation import shown
 
 MOST_TOKENS = 448  # capacity of the decoder
-ECHO = SAMPLE_RATE // 20  # samples of audio of a word below which it was not spoken
+ECHO = SAMPLE_RATE // 20  # samples; a word of fewer was not spoken
 MEANINGFUL = re.compile(r"[^\W_]")  # any letter or digit of any script
 
 
