@@ -123,7 +123,7 @@ class LanguageProbe:
     encoder: LanguageEncoder
     is_due: Callable[["LanguageProbe"], bool]  # can be replaced, to measure what evaluating fewer frames saves
     waiting: list[tuple[Span, Span | None]] = field(default_factory=list)  # windows of frames, until the batch is full
-    confident: bool = False  # set by the switch detector; then only every `confident_hop_factor`-th frame is evaluated
+    gap: float = 0  # least samples between two frames; set by the switch detector
     _due_at: int = 0  # end of the frame that was due last
 
     @property
@@ -140,13 +140,12 @@ class LanguageProbe:
         return len(self.waiting) >= self.context.config.language_id.batch
 
     def speech_is_due(self) -> bool:
-        """Whether there is enough new speech, and the last frame was not confident or is long ago."""
+        """Whether there is enough new speech, and the last frame is as long ago as the switch detector wants."""
         options, gate, now = self.context.config.language_id, self.context.gate, self.context.history.received
         enough = gate.span_start is not None and seconds(now - gate.span_start) * 1000 >= options.min_speech_ms
         since = now - self._due_at
         hop = options.hop_ms * PER_MS
-        wanted = not self.confident or since >= options.confident_hop_factor * hop
-        if not (enough and wanted and gate.voiced_until > now - hop):
+        if not (enough and since >= self.gap and gate.voiced_until > now - hop):
             return False
         omitted = self.context.load_level >= 1 and since < SPARSE_FRAMES
         self.context.counts.frames_omitted += omitted

@@ -16,7 +16,8 @@ from whisperlab.streaming.results import LanguageFrame, Onset
 from whisperlab.streaming.smoothing import LONGEST_GAP_S, PATIENCE, LanguageChange, LanguageTracker, WindowPosterior
 from whisperlab.util.timeline import SAMPLE_RATE, Span, samples, seconds
 
-LONGEST_GAP = samples(LONGEST_GAP_S)
+LONGEST_GAP = samples(LONGEST_GAP_S)  # between frames while another language leads
+UNSURE_GAP = 3 * SAMPLE_RATE // 10  # between frames while the current language leads without being confident
 RETRY = 3 * SAMPLE_RATE // 10  # samples to wait before a refused change is checked again
 # A boundary moves to a pause up to NEAR samples away, and the length of the pause more. On *dev*, 92 % of boundaries at
 # cuts within speech (blocks of 2 s, n = 38) lie within 1 s; moved to any pause, 79 %.
@@ -234,8 +235,11 @@ class DetectedLanguage(SwitchDetector):
         self._evaluated_until = window.end
         clearest = second or first  # after a switch the first window holds the old language for seconds
         self._evidence.add(current, state, clearest.posterior, seconds(gap))
-        threshold = self.context.config.language_id.confident_above
-        self.probe.confident = state == current and clearest.posterior[state] >= threshold
+        options = self.context.config.language_id
+        confident = state == current and clearest.posterior[state] >= options.confident_above
+        leads = state == current == int(clearest.posterior.argmax())
+        longest = math.inf if confident else UNSURE_GAP if leads else LONGEST_GAP if current is not None else 0
+        self.probe.gap = min(options.confident_hop_factor * options.hop_ms * PER_MS, longest)
         return change
 
     def _snapped(self, change: LanguageChange | None) -> Change | None:
