@@ -125,7 +125,7 @@ STAGES: dict[str, tuple[Any, str]] = {
     "language posterior": (LanguageIdentifier, "posterior"),
     "smoothing": (LanguageTracker, "push"),
     "sustained detection": (LanguageTracker, "change"),
-    "text encode": (ShortWindowEncoder, "encode"),
+    "text encode": (SpeechDecoder, "encoded"),
     "decode": (SpeechDecoder, "decode"),
     "commit": (CommitPolicy, "update"),
     "metrics": (PerformanceMetrics, "measure"),

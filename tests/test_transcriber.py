@@ -806,7 +806,7 @@ def test_short_windows_of_language_id_do_not_break_the_ends_of_speech(make: Make
     """Boundaries close to the present: a switch may be decided just as the speech ends."""
     audio = np.concatenate([scene.audio[: 7 * SAMPLE_RATE], np.zeros(SAMPLE_RATE, np.float32)])
     transcriber = make(
-        language_id=LanguageIdOptions(window_ms=400, trailing_silence_ms=400, min_speech_ms=0),
+        language_id=LanguageIdOptions(window_ms=400, trailing_silence_ms=400, min_speech_ms=0, confident_hop_factor=1),
         smoothing=SmoothingOptions(seconds_between_switches=0.5, min_duration_ms=0, margin=0.0),
         vad=VadOptions(min_silence_ms=100),
     )

@@ -37,16 +37,11 @@ class SessionOptions(Options, group="session"):
     max_speech_s: float = option(10.0, "longest window of a decode, seconds; longer speech is cut at a pause", 2, 28)
     policy: Policy = option(
         "agreement",
-        "when words are final: 'agreement' of two decodes, or 'alignatt': one decode whose attention lies "
-        "``attention_lag_ms`` or more behind the end",
+        "when words are final: two decodes agree, or 'alignatt': attention lies ``attention_lag_ms`` behind",
     )
     attention_lag_ms: int = option(500, "distance of the attention from the end of the audio, milliseconds", 0, 30_000)
     commit_above: float = option(
-        0.5,
-        "mean token probability from which a word is committed while its speech runs; less likely words, and those "
-        "after them, wait ``commit_wait_s``. 0: no word waits; 1: all wait",
-        0,
-        1,
+        0.5, "mean token probability from which a word of running speech is committed; less likely ones wait", 0, 1
     )
     commit_wait_s: float = option(
         3.0, "how far behind the newest audio such words are committed, or at the end of the speech, seconds", 0, 30
@@ -57,20 +52,16 @@ class SessionOptions(Options, group="session"):
         0.7, "probability of the new language since the boundary that confirms a switch; 0: not checked", 0, 1
     )
     confirm_text: float = option(
-        0.1,
-        "how much likelier the text must be in the new language (mean log-probability of a token) to confirm a "
-        "switch; -inf: not checked",
+        0.1, "mean log-probability of a token by which text must be likelier in the new language; -inf: not checked"
     )
-    share: bool = option(True, "a window that is needed for the proof of a switch and for a decode is encoded once")
+    share: bool = option(
+        True, "encode a window for the proof of a switch and for a decode once, and a window that grows where it is new"
+    )
     flag_language: bool = option(
         True, "check the language of each final segment against all languages of the model, and flag disagreement"
     )
     parallel_ms: int = option(
-        0,
-        "above 0: decode running speech in a second thread; the result is used so much later, milliseconds, or at a "
-        "pause or a switch",
-        0,
-        30_000,
+        0, "above 0: decode running speech in a second thread and use the result so much later, ms", 0, 30_000
     )
 
     def check(self) -> None:
@@ -87,9 +78,7 @@ class CacheOptions(Options, group="cache"):
     size: int = option(50, "most entries; 50 are 5 s of language-ID at 10 Hz", 0)
     hash_precision: int = option(6, "decimals that the 'rounded' key keeps", 0, MAX_PRECISION)
     key: str = option(
-        "similar",
-        f"what makes two windows equal: {', '.join(KEYS)}. On *dev* 'similar' answers 22 % of the look-ups, 0.9 % of "
-        "these wrongly; 'rounded', the guide's, answers none",
+        "similar", f"what makes two windows equal: {', '.join(KEYS)} (docs/results.md has hits and false hits of each)"
     )
     shadow_rate: float = option(0.0, "share of the hits that are recomputed to measure false hits", 0, 1)
 
@@ -103,21 +92,15 @@ class ComputeOptions(Options, group="compute"):
     """Where and how the network runs."""
 
     engine: EngineName = option(
-        "whisperlab",
-        "'whisperlab', the network of this package, or 'ctranslate2', that of faster-whisper with the same weights "
-        "(`whisperlab.model.ctranslate2_engine`)",
+        "whisperlab", "'whisperlab', the network of this package, or 'ctranslate2', that of faster-whisper"
     )
 
     device: str | None = option(None, "'cpu' or 'cuda'; None: the CPU")
     precision: str | None = option(
-        None,
-        "'fp32', 'bf16' or 'int8'; None: for encoder and decoder each the fastest that does no harm to the text "
-        "on this device (`whisperlab.model.linear.check_precision`); int8 for the engine ctranslate2",
+        None, "'fp32', 'bf16' or 'int8'; None: for encoder and decoder the fastest here that does no harm to the text"
     )
     compiled: bool = option(
-        False,
-        "run the encoder as compiled code (`whisperlab.model.compiled_encoder`), made first if need be, in one or two "
-        "minutes; for fp32 and bf16 of the engine whisperlab",
+        False, "run the encoder of whisperlab as compiled code in fp32 or bf16, made first in one or two minutes"
     )
     threads: int = option(THREADS, "compute threads; torch's own setting is restored after each call", 1, MOST_THREADS)
 

@@ -35,6 +35,8 @@ PLAIN_ATTENTION = 600
 FEW_ROWS = 160
 MANY_ROWS = 64
 
+UNSETTLED = 25  # last positions of audio (0.5 s) that are computed again when the window grows
+
 Forward = Callable[[torch.Tensor, int | None], torch.Tensor]  # arguments and result of `Network`
 
 WINDOW_ROWS = 1536  # of a window of 30 s
@@ -51,6 +53,17 @@ class Encoded:
 
     features: torch.Tensor  # shape (positions, state), in the type of the encoder's precision
     n_audio: int  # the first positions are audio, the rest is the margin of silence
+
+
+@dataclass(slots=True, frozen=True)
+class Settled:
+    """The first positions of an encoded window. They keep their states when the window grows."""
+
+    features: torch.Tensor  # shape (windows, positions, state)
+    attended: list[
+        tuple[torch.Tensor, torch.Tensor]
+    ]  # keys and values per block: (windows, heads, positions, head size)
+    n_computed: int  # positions that were computed in the call that returned this
 
 
 def positions(n_samples: int) -> int:
@@ -75,6 +88,11 @@ def convolution(weights: Weights, name: str) -> tuple[torch.Tensor, torch.Tensor
     """Weight and bias of a convolution as a linear layer on three neighbouring frames."""
     weight, bias = weights.layer(name)  # (outputs, inputs, 3)
     return weight.transpose(1, 2).flatten(1), bias
+
+
+def many_rows(n: int) -> int:
+    """The least multiple of `MANY_ROWS` that is not below ``n``."""
+    return -(-n // MANY_ROWS) * MANY_ROWS
 
 
 class Norm:
@@ -184,8 +202,7 @@ class Network:
 
     def head(self, x: torch.Tensor, seen: Any, split: int) -> torch.Tensor:
         """Convolutions, positions, ``split`` blocks: shape (windows, 2 rows, mels) to (windows, rows, state)."""
-        for stride, linear in enumerate(self._convolutions, 1):
-            x = linear.gelu(_neighbours(x, stride, as_view=self._fast))
+        x = self._convolved(x)
         if isinstance(seen, int):
             x[:, :seen] += self._places[:seen]
         else:  # a mask
@@ -195,6 +212,44 @@ class Network:
     def tail(self, x: torch.Tensor, seen: Any, split: int) -> torch.Tensor:
         """The other blocks and the last layer norm."""
         return self._norm(self._through(self._blocks[split:], x, seen))
+
+    def grow(self, mel: torch.Tensor, n_settled: int, before: Settled | None) -> tuple[torch.Tensor, Settled]:
+        """As a call without pooling, but of a window that has grown only the newest positions are computed.
+
+        The others keep the states that they had ``before``, when less audio followed them. The second result is of the
+        first ``n_settled`` positions.
+        """
+        n = mel.shape[-1] // 2
+        n_rows = padded_rows(n) if n <= FEW_ROWS else many_rows(n)
+        first = max(n - many_rows(n - before.features.shape[1]), 0) if before else 0
+        n_rows, lead = (n - first, 1) if first else (n_rows, 0)  # convolutions need the frames of a position before
+        frames = mel.transpose(1, 2)[:, 2 * (first - lead) :].to(self.kind)
+        frames = F.pad(frames, (0, 0, 0, 2 * padded_rows(n_rows + lead) - frames.shape[1])).contiguous()
+        x = self._convolved(frames)[:, lead : lead + n_rows].contiguous()
+        x[:, : n - first] += self._places[first:n]
+        kept = list[tuple[torch.Tensor, torch.Tensor]]()
+        past: Sequence[Any] = before.attended if before and first else [None] * len(self._blocks)
+        for block, known in zip(self._blocks, past, strict=True):
+            fused = block.query_key_value(block.attention_norm(x)).view(len(x), n_rows, 3, block.n_head, -1)
+            query, *pair = fused.permute(2, 0, 3, 1, 4)
+            if known:
+                padding = 0, 0, 0, many_rows(n) - n
+                pair = [
+                    F.pad(torch.cat([old[:, :, :first], new], 2), padding) for old, new in zip(known, pair, strict=True)
+                ]
+            key, value = pair
+            scores = query @ key.transpose(-1, -2)
+            scores[..., n:] = -torch.inf
+            mixed = (scores.softmax(-1) @ value).transpose(1, 2).flatten(2)
+            x = block.mlp(block.mix.added(mixed, x))
+            kept.append((key[:, :, :n_settled].clone(), value[:, :, :n_settled].clone()))
+        whole = torch.cat([*([before.features[:, :first]] if before else []), self._norm(x)], 1)[:, :n]
+        return whole, Settled(whole[:, :n_settled].clone(), kept, n - first)
+
+    def _convolved(self, x: torch.Tensor) -> torch.Tensor:
+        for stride, linear in enumerate(self._convolutions, 1):
+            x = linear.gelu(_neighbours(x, stride, as_view=self._fast))
+        return x
 
     def _through(self, blocks: Sequence[Block], x: torch.Tensor, seen: Any) -> torch.Tensor:
         for block in blocks:
@@ -236,6 +291,24 @@ class ShortWindowEncoder:
         many positions of 40 ms. Whisper was not trained for this: the features suit language-ID, not text.
         """
         return self.encode_batch([audio], margin, pool_after)[0]
+
+    def grow(self, audio: FloatArray, margin: int, before: Settled | None = None) -> tuple[Encoded, Settled | None]:
+        """As `encode`, for a window that grows: ``before`` is the second result for its beginning.
+
+        Audio before the last half second of the beginning is not computed again. On *dev* 22.4 instead of 22.0 % of the
+        words are wrong in windows of 3 to 10 s that grew by 1 s (54 windows, 651 words). Quiet audio, which is
+        amplified by its loudest part, and networks that cannot grow are encoded completely.
+        """
+        if self.compiled or not isinstance(self.forward, Network) or lifted(audio) is not audio:
+            return self.encode(audio, margin), None
+        n_audio, n_total = positions(len(audio)), min(positions(len(audio) + margin), MAX_WINDOW // POSITION)
+        if before and before.features.shape[1] >= n_audio:
+            before = None
+        with torch.inference_mode():
+            mel = self.mel([audio], n_total * POSITION)
+            features, settled = self.forward.grow(mel, max(n_audio - UNSETTLED, 0), before)
+        self.calls, self.encoded_samples = self.calls + 1, self.encoded_samples + settled.n_computed * POSITION
+        return Encoded(features[0], n_audio), settled
 
     def encode_batch(self, windows: Sequence[FloatArray], margin: int, pool_after: int | None = None) -> list[Encoded]:
         """Encode windows of one length together; arguments as for `encode`."""

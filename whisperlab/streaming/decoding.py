@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from whisperlab.metrics import PerformanceMetrics
-from whisperlab.model.encoder import Encoded, ShortWindowEncoder
+from whisperlab.model.encoder import Encoded, Settled, ShortWindowEncoder
 from whisperlab.model.engine import Decoder
 from whisperlab.model.text_decoder import Draft, Prompt
 from whisperlab.model.tokenizer import REPLACEMENT, Tokenizer, tokenizer_for
@@ -48,24 +48,14 @@ class DecodingOptions(Options, group="decoding"):
 
     trailing_silence_s: float = option(1.0, "silence after the window of running speech, seconds", 0, 30)
     final_silence_s: tuple[float, ...] = option(
-        (3.0, 10.0),
-        "seconds of silence after the window of final text: the first for every decode, the others for another try "
-        "after a repetition loop or an empty text (with little silence Whisper can miss speech that begins in a word)",
+        (3.0, 10.0), "seconds of silence after the window of final text, try by try: more after a loop or an empty text"
     )
     final_window_s: float = option(
-        8.0,
-        "least length of the window of final text, silence included: short speech gets more silence. Of the words of "
-        "spans below 6 s on *dev* 31 % are wrong instead of 34 %",
-        0,
-        30,
+        8.0, "least length of the window of final text, silence included: short speech gets more silence", 0, 30
     )
     final_beam: int = option(3, "texts of the beam search for final text, unless it is clear; 1: greedy", 1, 10)
     tokens_per_second: float = option(
-        12.0,
-        "limit of the text; fast Russian, the densest of our recordings, needs 9. Three times as many for languages "
-        "whose letters take several tokens, such as Hindi",
-        0,
-        exclusive=True,
+        12.0, "limit of the text; three times as many where letters take several tokens (Hindi)", 0, exclusive=True
     )
     spare_tokens: int = option(8, "tokens allowed beyond that limit", 0, MOST_TOKENS)
     no_speech: float = option(0.6, "no-speech probability above which text can be dropped; openai-whisper's default")
@@ -196,6 +186,10 @@ class SpeechDecoder:
         self.redecodes = 0  # windows decoded again because of a loop, or because no text was found
         self.shared = 0  # windows that were needed again and not encoded again
         self._last: tuple[tuple[int, int, float], Encoded] | None = None
+        self._growing: tuple[int, Settled | None] = (
+            0,
+            None,
+        )  # sample at which the last window of running speech begins
         self._drafts: dict[str, Draft] = {}  # texts of the last window by language, of `likelihoods`
 
     def decode(
@@ -244,7 +238,8 @@ class SpeechDecoder:
     def encoded(self, audio: NDArray[np.float32], offset: int, silence_s: float | None = None) -> Encoded:
         """A window that begins at sample ``offset`` of the stream, encoded as for a decode.
 
-        With ``share`` the last encoding is kept and returned again for the same window, and so are its texts.
+        With ``share`` the last encoding is kept and returned again for the same window, and so are its texts. A window
+        of running speech that has grown is encoded where it is new.
         """
         silence_s = self.options.trailing_silence_s if silence_s is None else silence_s
         place = offset, len(audio), silence_s
@@ -252,7 +247,13 @@ class SpeechDecoder:
             self.shared += 1
             return self._last[1]
         with self.metrics.measure("whisper.insert_audio"):
-            encoded = self.encoder.encode(audio, round(silence_s * SAMPLE_RATE))
+            margin = round(silence_s * SAMPLE_RATE)
+            if self.share and silence_s == self.options.trailing_silence_s:
+                begins, before = self._growing
+                encoded, settled = self.encoder.grow(audio, margin, before if begins == offset else None)
+                self._growing = offset, settled
+            else:
+                encoded = self.encoder.encode(audio, margin)
         if self.share:
             self._last, self._drafts = (place, encoded), {}
         return encoded

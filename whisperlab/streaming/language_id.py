@@ -56,10 +56,7 @@ class LanguageIdOptions(Options, group="language_id"):
     window_ms: int = option(2500, "audio of the first window, milliseconds", 100, 30_000)
     trailing_silence_ms: int = option(500, "silence appended to the first window, milliseconds", 0, 30_000)
     pool_after: int | None = option(
-        3,
-        "number of encoder blocks after which neighbouring positions are averaged in pairs; None: never. After 3 "
-        "a frame costs a fifth less at the same accuracy; before the first block (0) two fifths less, 4 points worse",
-        0,
+        3, "number of encoder blocks after which neighbouring positions are averaged in pairs; None: never", 0
     )
     min_speech_ms: int = option(600, "speech needed before a frame is evaluated, milliseconds", 0, LONGEST_MS)
     pause_ms: int = option(96, "length of a pause after which a second window can start, milliseconds", 32, 30_000)
@@ -67,8 +64,7 @@ class LanguageIdOptions(Options, group="language_id"):
     onset_trailing_silence_ms: int = option(500, "silence appended to the second window, milliseconds", 0, 30_000)
     onset_only_ms: int = option(
         800,
-        "a second window of this length or more replaces the first; on *dev* that saves a quarter of the work and "
-        "finds as many switches",
+        "length from which a second window replaces the first, milliseconds; saves a quarter of the work",
         0,
         30_000,
     )
@@ -76,19 +72,11 @@ class LanguageIdOptions(Options, group="language_id"):
         1.0, "divisor of the logits; 1.0 leaves a calibration error of 0.03 on *dev*", 0, exclusive=True
     )
     english_bias: float = option(
-        3.0,
-        "log-odds by which Whisper base overrates English against a few other languages, subtracted before the "
-        "softmax unless all languages are allowed. On *dev* right windows rose from 93 to 96 % (five languages) and "
-        "from 92 to 99.7 % (one bilingual speaker)",
-        exclusive=True,
+        3.0, "log-odds by which base overrates English, subtracted unless all languages are allowed", exclusive=True
     )
     confident_above: float = option(0.7, "probability of the current language from which it counts as confident", 0, 1)
     confident_hop_factor: int = option(
-        5,
-        "only every n-th frame is evaluated while the current language is confident. Otherwise a frame waits 0.3 s at "
-        "most while it leads, 0.2 s while another leads; 1: all",
-        1,
-        1000,
+        5, "while the current language is confident, only every n-th frame is evaluated; 1: always all", 1, 1000
     )
     batch: int = option(
         1, "frames encoded together, once the last of them is due or speech ends: less work, later results", 1, 64
