@@ -14,10 +14,12 @@ A ?= HEAD~1
 B ?= HEAD
 NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
 PYTEST := $(BIN)/python -m pytest
+# Packages without a wheel are built by the pinned setuptools: an isolated build would fetch its tools unchecked.
+PIP_INSTALL := $(BIN)/python -m pip install --no-deps --require-hashes --no-build-isolation --disable-pip-version-check
 
 say = @printf '\033[1m==> %s\033[0m\n' "$(1)"
 
-.PHONY: help demo demo-full lab test test-long lint notebooks bench soak compare-revisions fuzz sbom clean environment weights speech browser
+.PHONY: help demo demo-full lab test test-long lint notebooks bench soak compare-revisions fuzz sbom pins clean environment weights speech browser
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -78,13 +80,18 @@ sbom: environment ## list the installed packages: reports/sbom.json (CycloneDX),
 	@$(VENV)-sbom/bin/pip-licenses --python $(BIN)/python --format plain-vertical --with-urls --with-license-file --no-license-path \
 		--output-file $(REPORTS)/NOTICE.txt
 
+pins: environment ## renew constraints.txt: versions in .venv, hashes of their files (FILES: wheels from elsewhere)
+	@$(PYTHON) -m venv $(VENV)-pins
+	@$(VENV)-pins/bin/pip install --quiet uv==0.13.9
+	@$(BIN)/python -m benchmarks.pins $(VENV)-pins/bin/uv $(FILES)
+
 fuzz: environment speech ## thousands of damaged files and odd options, then coverage-guided fuzzing (hours)
 	$(call say,fuzzing)
 	@$(BIN)/python benchmarks/fuzz.py --cases 10000
 	@$(BIN)/python benchmarks/fuzz.py --cases 10000 --guided
 
 clean: ## remove the environment, caches and reports (keeps weights and speech in WHISPERLAB_CACHE)
-	@rm -rf $(VENV) $(VENV)-sbom .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build *.egg-info
+	@rm -rf $(VENV) $(VENV)-sbom $(VENV)-pins .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build *.egg-info
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	@find $(REPORTS) -mindepth 1 ! -name README.md ! -name timeline.svg -delete
 
@@ -100,9 +107,17 @@ $(READY): constraints.txt pyproject.toml
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 		{ echo "Python's venv is missing (Debian: apt-get install python3-venv)" >&2; exit 1; }
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --no-deps --disable-pip-version-check -r constraints.txt >$(VENV)/install.log 2>&1 & \
+	@awk '/^setuptools==/,!/\\$$/' constraints.txt >$(VENV)/build.txt
+	@$(PIP_INSTALL) --quiet -r $(VENV)/build.txt
+	@# The CPU build first: of files that it may install, pip prefers those of an index to those of a folder.
+	@awk '/^torch==/,!/\\$$/ {sub(/==[^ ]*/, "&+cpu"); print}' constraints.txt >$(VENV)/torch.txt
+	@$(PIP_INSTALL) -r $(VENV)/torch.txt >$(VENV)/install.log 2>&1 || \
+		if ! grep -q '^ERROR: No matching distribution' $(VENV)/install.log; then cat $(VENV)/install.log >&2; exit 1; \
+		elif [ "$$(uname -s)" = Linux ]; then \
+			echo "pip finds no CPU build of torch and takes the one that needs CUDA. PIP_EXTRA_INDEX_URL can name PyTorch's CPU index" >&2; fi
+	@$(PIP_INSTALL) -r constraints.txt >>$(VENV)/install.log 2>&1 & \
 	while kill -0 $$! 2>/dev/null; do sleep 2; \
-		[ -t 1 ] && printf '\r  %s of %s packages ' "$$(grep -c ^Collecting $(VENV)/install.log)" "$$(grep -c == constraints.txt)"; done; \
+		[ -t 1 ] && printf '\r  %s of %s packages ' "$$(grep -c ^Collecting $(VENV)/install.log)" "$$(grep -c '^[a-z].*==' constraints.txt)"; done; \
 	wait $$! || { cat $(VENV)/install.log >&2; exit 1; }
 	@$(BIN)/python -m pip install --no-deps --no-build-isolation --disable-pip-version-check --quiet -e .
 	@touch $@

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import gzip
+import hashlib
 import io
 import os
 import re
@@ -17,11 +18,13 @@ import tomllib
 import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack, nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import whisperlab
+from benchmarks.pins import Pin, parse
 from whisperlab.data import debian, scenes
 from whisperlab.metrics import PerformanceMetrics
 from whisperlab.model import compiled_encoder, downloads
@@ -333,6 +336,62 @@ def test_what_lies_in_the_current_folder_is_not_run(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, script, tmp_path], cwd=here, env=environment, capture_output=True, text=True)
     assert [mark.name for mark in marks.iterdir()] == []
     assert done.returncode == 0, done.stderr
+
+
+PINS = (ROOT / "constraints.txt").read_text("utf-8")
+MAKEFILE = (ROOT / "Makefile").read_text("utf-8")
+PIP_INSTALL = re.findall(r"^PIP_INSTALL := \$\(BIN\)/python (.*)$", MAKEFILE, re.MULTILINE)[0].split()
+
+
+def test_every_file_that_make_installs_has_a_hash(tmp_path: Path) -> None:
+    _, pins = parse(PINS)
+    assert len(pins) > 200
+    assert not [pin.name for pin in pins.values() if not re.fullmatch(r"\d[\w.]*", pin.version) or not pin.hashes]
+    assert "--require-hashes" in PIP_INSTALL
+    assert "--no-build-isolation" in PIP_INSTALL  # otherwise pip fetches build tools without hashes
+    lists = [line for line in MAKEFILE.splitlines() if " -r " in line]
+    assert len(lists) == 3
+    assert not [line for line in lists if "@$(PIP_INSTALL)" not in line]
+    commands = [line.strip(" @\t") for line in MAKEFILE.splitlines() if line.startswith("\t@awk '/^")]
+    for command in commands:  # the lists that are installed before the whole
+        command = command.replace("$$", "$").replace("$(VENV)", str(tmp_path))
+        subprocess.run(command, shell=True, check=True, cwd=ROOT)  # noqa: S602
+    first = {path.stem: parse(path.read_text("utf-8"))[1] for path in tmp_path.iterdir()}
+    assert first == {
+        "build": {"setuptools": pins["setuptools"]},
+        "torch": {"torch": replace(pins["torch"], version=f"{pins['torch'].version}+cpu", comments=[])},
+    }
+
+
+def test_a_package_that_was_altered_is_not_installed(tmp_path: Path) -> None:
+    wheel = tmp_path / "shelf" / "tiny-1.0-py3-none-any.whl"
+    wheel.parent.mkdir()
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("tiny.py", "")
+        archive.writestr("tiny-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: tiny\nVersion: 1.0\n")
+        archive.writestr("tiny-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr("tiny-1.0.dist-info/RECORD", "")
+    listed = tmp_path / "listed.txt"
+    listed.write_text(str(Pin("tiny", "1.0", hashes=[hashlib.sha256(wheel.read_bytes()).hexdigest()])))
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PIP_")}
+    environment |= {"PIP_CONFIG_FILE": os.devnull, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(wheel.parent)}
+    into = tmp_path / "installed"
+    install = [sys.executable, "-P", *PIP_INSTALL, "--target", str(into), "-r", str(listed)]
+
+    def run() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(install, cwd=tmp_path, env=environment, capture_output=True, text=True)
+
+    with zipfile.ZipFile(wheel, "a") as archive:
+        archive.comment = b"altered"
+    refused = run()
+    assert refused.returncode == 1
+    assert "DO NOT MATCH THE HASHES" in refused.stderr
+    assert not into.exists()
+    listed.write_text("tiny==1.0")
+    assert "Hashes are required" in run().stderr
+    listed.write_text(str(Pin("tiny", "1.0", hashes=[hashlib.sha256(wheel.read_bytes()).hexdigest()])))
+    assert run().returncode == 0
+    assert (into / "tiny.py").exists()
 
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]

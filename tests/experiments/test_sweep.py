@@ -220,6 +220,23 @@ def test_audio_that_was_replaced_during_a_sweep_is_no_result(recordings: list[Re
     assert (sweep([planned], tmp_path).found, sweep([planned], tmp_path).found) == (0, 4)
 
 
+def test_a_folder_whose_name_is_not_utf_8_costs_no_result(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    recording = make_recording(folder, "first", "hello world")
+
+    def damaging(config: TranscriberConfig) -> Parrot:
+        """The file during the first task: the errors of the others name it."""
+        recording.audio_path.write_bytes(b"no audio")
+        return Parrot(config)
+
+    outcome = sweep([recording], folder / "out", damaging)
+    kept, *failed = read_rows(folder / "out")
+    assert (kept["status"], len(failed), len(outcome.failed)) == ("ok", 3, 3)
+    assert read_trace(folder / "out" / str(kept["trace"])).recording == "first"
+    assert all("caf\\xe9/first.wav" in str(row["error"]) for row in failed)
+
+
 @pytest.mark.parametrize("value", [float("nan"), {1, 2}, object()])
 def test_a_configuration_that_json_cannot_hold_has_no_name(value: object) -> None:
     with pytest.raises(ConfigurationError, match="plain JSON"):

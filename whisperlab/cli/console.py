@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 import select
 import shutil
@@ -11,11 +12,12 @@ import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from whisperlab.util.errors import WhisperlabError
 from whisperlab.util.html import bar
-from whisperlab.util.json_values import to_json
+from whisperlab.util.json_values import to_json, unicode_text
 from whisperlab.util.threads import start_background
 
 if TYPE_CHECKING:
@@ -58,6 +60,15 @@ class Console:
         self.document(document)
         for text in texts:
             self.show(text)
+
+    def path(self, path: Path) -> None:
+        """Print a path; in a pipe, with its bytes on disk, so that ``$(whisperlab ...)`` is that file's name."""
+        binary = None if self.json or self.out.isatty() else getattr(self.out, "buffer", None)
+        if binary is None:
+            self.show(str(path))
+        else:
+            binary.write(os.fsencode(f"{_escaped(str(path), on_terminal=False)}\n"))
+            binary.flush()
 
     def _write(self, text: str) -> None:
         try:
@@ -111,6 +122,10 @@ def write(text: str, stream: TextIO, end: str = "\n") -> None:
 
 def visible(text: str, on_terminal: bool = True) -> str:
     """A text with escapes, as in JSON, for control characters, on a terminal also for those of direction."""
+    return _escaped(unicode_text(text), on_terminal)
+
+
+def _escaped(text: str, on_terminal: bool) -> str:
     hidden = f"[{_CONTROLS}{_DIRECTIONS if on_terminal else ''}]"  # subtitles in a file keep their direction
     return re.sub(hidden, lambda found: f"\\u{ord(found[0]):04x}", text)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from whisperlab.cli.arguments import TABLES, Parser
 from whisperlab.cli.console import Console
 from whisperlab.util.errors import CorpusError
+from whisperlab.util.json_values import unicode_text
 from whisperlab.util.text_table import text_table
 
 if TYPE_CHECKING:
@@ -53,8 +54,9 @@ def run(args: argparse.Namespace, console: Console) -> None:
         console.result(document, *credits, table)
     elif args.action == "path":
         recording = find(args.recording, args.corpus)
-        path, offset = str(recording.audio_path.absolute()), recording.offset
-        console.result({"id": recording.id, "path": path}, path)
+        path, offset = recording.audio_path.absolute(), recording.offset
+        console.document({"id": recording.id, "path": path})
+        console.path(path)
         if offset is not None:
             console.note(f"the recording is {recording.duration:.1f} s of this file, from {offset:.1f} s on")
     elif args.action == "import":
@@ -99,6 +101,6 @@ def find(name: str, manifest: str | None) -> "Recording":
         own = "For your own recordings add --corpus MANIFEST (data info MANIFEST describes it)"
         raise CorpusError(f"{name!r} is {kind}: expected the id of a recording, such as ivr-five-test-00. {own}")
     recordings = {recording.id: recording for recording in data.load(corpus, build_missing=False)}
-    if name not in recordings:
+    if (key := unicode_text(name)) not in recordings:
         raise CorpusError(f"no recording {name!r} in {corpus}; it has {', '.join(recordings)}")
-    return recordings[name]
+    return recordings[key]

@@ -96,8 +96,7 @@ def disk() -> Finding:
     from whisperlab.model.weights import cache_dir
 
     folder = cache_dir()
-    there = next(path for path in (folder, *folder.parents) if path.exists())
-    free = shutil.disk_usage(there).free
+    free = shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
     status: Status = "OK" if free >= ENOUGH_DISK else "WARN" if free >= LITTLE_DISK else "FAIL"
     advice = "" if status == "OK" else "free some space, or set WHISPERLAB_CACHE to a folder on another disk"
     return Finding("disk", status, f"{free / 1e9:.1f} GB free for {folder}", advice)

@@ -17,6 +17,8 @@ from whisperlab.cli.arguments import PAGES, refuse_audio, require
 from whisperlab.cli.console import Console
 from whisperlab.cli.score import read_references, streams
 from whisperlab.util.errors import SweepError, TraceError
+from whisperlab.util.files import as_path
+from whisperlab.util.json_values import unicode_text
 
 if TYPE_CHECKING:
     from whisperlab.report.sweep import SweepReport
@@ -70,7 +72,7 @@ def page_names(sources: Iterable[Path]) -> list[str]:
     taken = {"index": "index.html"}
     for source in sources:
         whole = source.resolve().name if source.is_dir() else source.stem  # v1.0 of v1.0, and a name for the folder .
-        name = whole.lstrip(".").encode(errors="surrogateescape").decode(errors="backslashreplace") or "report"
+        name = as_path(unicode_text(whole.lstrip("."))).name or "report"
         unique = next(one for n in count(1) if (one := name + f"-{n}" * (n > 1)).casefold() not in taken)
         taken[unique.casefold()] = f"{unique}.html"
     return [*taken.values()][1:]

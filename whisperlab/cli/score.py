@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from whisperlab.cli.arguments import TABLES, refuse_audio, require
 from whisperlab.cli.console import Console, counted, percent
 from whisperlab.util.errors import ConfigurationError, TraceError
-from whisperlab.util.json_values import Json
+from whisperlab.util.json_values import Json, unicode_text
 from whisperlab.util.options import flat
 from whisperlab.util.text_table import text_table
 from whisperlab.util.validation import shown
@@ -108,7 +108,9 @@ def read_references(manifest: Path) -> "dict[str, Recording]":
     from whisperlab.data import read_manifest
 
     found = read_manifest(manifest)
-    return {one.audio_path.stem: one for one in found if one.offset is None} | {one.id: one for one in found}
+    return {unicode_text(one.audio_path.stem): one for one in found if one.offset is None} | {
+        one.id: one for one in found
+    }
 
 
 def scored(paths: Iterable[Path], references: "Mapping[str, Recording]", rules: "TextRules") -> Iterator[Scored]:

@@ -18,8 +18,7 @@ from whisperlab.util.text_table import text_table
 
 def run(args: argparse.Namespace, console: Console) -> None:
     """Run the missing trials and print the Pareto front; raises SweepError when a trial failed."""
-    cluster = {"ray": "--ray"} if args.ray and not args.dry_run else {}
-    arguments.require({"optuna": "search", **cluster})
+    arguments.require({"optuna": "search", **({"ray": "--ray"} if args.ray and not args.dry_run else {})})
     from whisperlab.experiments import search, sweep
 
     space = search.Space.from_json(args.space)

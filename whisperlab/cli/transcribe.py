@@ -19,7 +19,7 @@ from whisperlab.evaluation.transcripts import FORMATS, SubtitleOptions, Transcri
 from whisperlab.streaming.results import ProcessResult, SessionSegment
 from whisperlab.util.errors import AudioFormatError, ConfigurationError
 from whisperlab.util.files import write_atomic
-from whisperlab.util.json_values import to_json
+from whisperlab.util.json_values import to_json, unicode_text
 from whisperlab.util.options import described
 from whisperlab.util.timeline import Span, seconds
 from whisperlab.util.validation import shown
@@ -87,8 +87,7 @@ def run(args: argparse.Namespace, console: Console, microphone: Recorded | None 
     for number, (argument, path) in enumerate(zip(args.audio, paths, strict=True)):
         if number in unreadable:
             continue
-        # A name in any Unicode encoding: bytes that are not text become \xff.
-        name = names[number].encode(errors="surrogateescape").decode(errors="backslashreplace")
+        name = unicode_text(names[number])
         try:
             traces: dict[Label, Trace] = {}
             for label, source in ({None: microphone} if microphone else opened(argument, name, args)).items():

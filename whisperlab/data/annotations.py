@@ -18,8 +18,8 @@ from whisperlab.evaluation.trace import ReferenceSegment
 from whisperlab.model.languages import find_code
 from whisperlab.util.audio_arrays import duration_s
 from whisperlab.util.errors import ManifestError, MissingDependencyError, brief
-from whisperlab.util.files import AUDIO, read_text, write_atomic
-from whisperlab.util.json_values import Json
+from whisperlab.util.files import AUDIO, as_path, read_text, write_atomic
+from whisperlab.util.json_values import Json, unicode_text
 from whisperlab.util.validation import shown
 
 _TABLE = tomllib.loads((Path(__file__).parent / "annotations.toml").read_text(encoding="utf-8"))
@@ -109,15 +109,15 @@ def import_annotations(
     name, paths = _recognised(path, format_name, out)
     search, problems = audio or (path if path.is_dir() else path.parent), defaultdict[str, list[str]](list)
     inside = sorted(search.rglob("*") if audio or path.is_dir() else search.iterdir(), reverse=True)
-    files = [file for file in inside if file.suffix.lower() in AUDIO]
-    known = {key: file for file in files for key in (file.name, file.stem, "_".join(file.stem.split()))}
+    files = [(file, Path(unicode_text(file.name))) for file in inside if file.suffix.lower() in AUDIO]
+    known = {key: file for file, named in files for key in (named.name, named.stem, "_".join(named.stem.split()))}
     grouped, made = defaultdict[Path, list[Row]](list), dict[str, Recording]()
     for one in paths:
-        stem = Path(one.name.removesuffix(".gz")).stem
+        stem = Path(unicode_text(one.name).removesuffix(".gz")).stem
         split = next((part for part in (stem.split("-")[0], one.parent.name) if part in _TABLE["splits"]), "")
         for row in Source(one, stem, name, language, problems).rows():
-            written = one.parent / row.file
-            file = written if written.is_file() else known.get(written.name) or known.get(written.stem)
+            written = one.parent / as_path(row.file)
+            file = written if written.is_file() else known.get(Path(row.file).name) or known.get(Path(row.file).stem)
             if row.content:
                 file = write_atomic(out.parent / "audio" / split / written.name, row.content)
             if file:
@@ -126,7 +126,7 @@ def import_annotations(
                 problems["left out, because the audio was not found (--audio DIR)"].append(row.file)
     for recording in (found for file, rows in grouped.items() for found in _recordings(file, rows, problems)):
         unique = next(key for n in count(1) if (key := recording.id + f"-{n}" * (n > 1)) not in made)
-        made[unique] = replace(recording, id=unique, corpus=path.name.partition(".")[0])
+        made[unique] = replace(recording, id=unique, corpus=unicode_text(path.name).partition(".")[0])
     warnings = [f"{what}: {len(at)} ({', '.join(list(dict.fromkeys(at))[:3])})" for what, at in problems.items() if at]
     if not made:
         raise ManifestError(f"{path}: no recording in it as {name}; {'; '.join(warnings) or 'it is empty'}")
@@ -163,7 +163,7 @@ def _recordings(file: Path, rows: Sequence[Row], problems: dict[str, list[str]])
     for row in wholes:
         duration = (length if row.end is None else min(row.end, length)) - row.start
         offset = row.start if row.start > 0 or duration < length - 0.01 else None
-        name = row.id or (file.stem if offset is None else f"{file.stem}@{round(row.start, 3):.10g}")
+        name = row.id or unicode_text(file.stem) + ("" if offset is None else f"@{round(row.start, 3):.10g}")
         spans = sorted(row.spans or [row._replace(start=0.0, end=None)], key=lambda span: span.start)
         ends = [duration if span.end is None else min(span.end, duration) for span in spans]
         timed = [(max(0.0, one.start), end, one) for one, end in zip(spans, ends, strict=True) if one.start < end]

@@ -98,8 +98,7 @@ def _to_mono(part: Part, chosen: int | FloatArray | None) -> FloatArray:
     n_channels = part.samples.shape[1]
     if isinstance(chosen, int) and chosen < n_channels:
         return np.ascontiguousarray(part.samples[:, chosen])
-    weights = chosen if isinstance(chosen, np.ndarray) and len(chosen) == n_channels else None
-    return mono(part.samples, weights)
+    return mono(part.samples, chosen if isinstance(chosen, np.ndarray) and len(chosen) == n_channels else None)
 
 
 def _check_file(path: str | os.PathLike[str]) -> Path:

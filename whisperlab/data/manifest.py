@@ -1,6 +1,7 @@
 """Manifests: lists of recordings with their transcripts, as JSON lines in NeMo's format."""
 
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
@@ -12,8 +13,8 @@ from whisperlab.evaluation.trace.records import check_fields
 from whisperlab.model.languages import language_code
 from whisperlab.util.audio_arrays import FloatArray, duration_s
 from whisperlab.util.errors import AudioFormatError, ManifestError, TraceError, UnknownLanguageError
-from whisperlab.util.files import read_text, write_atomic
-from whisperlab.util.json_values import Json, JsonValue
+from whisperlab.util.files import as_path, read_text, write_atomic
+from whisperlab.util.json_values import Json, JsonValue, unicode_text
 from whisperlab.util.log import logger
 from whisperlab.util.validation import AMOUNT, AMOUNT_OR_NULL, TEXT, Field, from_json, is_number, shown
 
@@ -105,13 +106,8 @@ class Totals:
 def write_manifest(path: str | PathLike[str], recordings: Iterable[Recording]) -> None:
     """Write one line per recording; the file appears when complete. Audio in its folder gets a relative path."""
     target = Path(path)
-    lines = [json.dumps(_to_dict(r, target.parent), ensure_ascii=False) + "\n" for r in recordings]
-    try:
-        content = "".join(lines).encode()
-    except UnicodeEncodeError as error:
-        name = error.object[: error.start].rpartition('"')[2] + error.object[error.start :].partition('"')[0]
-        raise ManifestError(f"{target}: a manifest needs names in UTF-8: rename {shown(name)}") from error
-    write_atomic(target, content)
+    lines = [json.dumps(_to_dict(r, target), ensure_ascii=False) + "\n" for r in recordings]
+    write_atomic(target, "".join(lines).encode())
 
 
 def read_manifest(path: str | PathLike[str], *, check_audio: bool = True) -> list[Recording]:
@@ -136,7 +132,7 @@ def read_manifest(path: str | PathLike[str], *, check_audio: bool = True) -> lis
         duration, offset = float(fields["duration"]), fields.get("offset")
         offset = None if offset is None else float(offset)
         if check_audio:
-            audio = source.parent / fields["audio_filepath"]
+            audio = source.parent / as_path(fields["audio_filepath"])
             if not audio.is_file():
                 raise ManifestError(f"{place}: the audio file {audio} does not exist")
             there_s, offset = _there(audio, offset, duration, place)
@@ -185,10 +181,15 @@ def _short(number: float) -> str:
     return f"{round(number, 3):.10g}"
 
 
-def _to_dict(recording: Recording, folder: Path) -> dict[str, object]:
-    audio, offset = recording.audio_path, recording.offset
+def _to_dict(recording: Recording, target: Path) -> dict[str, object]:
+    audio, offset, folder = recording.audio_path, recording.offset, target.parent
+    name = (audio.relative_to(folder) if audio.is_relative_to(folder) else audio).as_posix()
+    try:
+        name = os.fsencode(name).decode()
+    except UnicodeDecodeError as error:
+        raise ManifestError(f"{target}: a manifest needs names in UTF-8: rename '{unicode_text(name)}'") from error
     return {
-        "audio_filepath": (audio.relative_to(folder) if audio.is_relative_to(folder) else audio).as_posix(),
+        "audio_filepath": name,
         **({} if offset is None else {"offset": offset}),
         **{name: getattr(recording, name) for name in ("duration", "text", "lang", "id", "split", "corpus")},
         "noise_snr_db": recording.snr,
@@ -220,24 +221,24 @@ def json_objects(source: Path) -> Iterator[tuple[str, Json]]:
 
 
 def _recording(fields: Json, duration: float, offset: float | None, source: Path, place: str) -> Recording:
-    audio, lang = source.parent / fields["audio_filepath"], fields.get("lang", "")
+    audio, lang = source.parent / as_path(fields["audio_filepath"]), fields.get("lang", "")
+    stem = Path(fields["audio_filepath"]).stem
     if lang.strip():
         lang = ",".join(dict.fromkeys(_language(name, place) for name in lang.split(",")))
     if "segments" in fields:
         segments = tuple(_segments(fields["segments"], duration, place))
     else:
-        one_language = lang and "," not in lang
-        segments = (ReferenceSegment(0.0, duration, lang, fields["text"]),) if one_language else ()
+        segments = (ReferenceSegment(0.0, duration, lang, fields["text"]),) if lang and "," not in lang else ()
     snr = fields.get("noise_snr_db")
     return Recording(
-        id=fields.get("id", audio.stem if offset is None else f"{audio.stem}@{_short(offset)}"),
+        id=fields.get("id", stem if offset is None else f"{stem}@{_short(offset)}"),
         audio_path=audio,
         duration=duration,
         text=fields["text"],
         lang=lang.strip(),
         segments=segments,
         split=fields.get("split", ""),
-        corpus=fields.get("corpus", source.stem),
+        corpus=fields.get("corpus", unicode_text(source.stem)),
         snr=None if snr is None else float(snr),
         offset=offset,
     )

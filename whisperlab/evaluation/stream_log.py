@@ -21,8 +21,8 @@ from whisperlab.evaluation.trace import Reference, Trace, read_trace, write_trac
 from whisperlab.evaluation.trace.records import DOCUMENT, LOG_LINES, LOG_OPTIONAL, SCHEMA, check_fields, parse_line
 from whisperlab.model.languages import find_code
 from whisperlab.util.errors import ConfigurationError, TraceError, brief
-from whisperlab.util.files import read_text, write_atomic
-from whisperlab.util.json_values import Json
+from whisperlab.util.files import as_path, read_text, write_atomic
+from whisperlab.util.json_values import Json, unicode_text
 from whisperlab.util.validation import from_json, shown
 
 # Time in milliseconds, start, end and text, as whisper_streaming writes them; or time in seconds and text.
@@ -190,7 +190,7 @@ def _lines(recording: str, length_s: float, events: Iterable[Json], where: str =
 
     ``where`` begins the message of an error. With the fact ``all_switches`` no switch follows from the segments.
     """
-    header = {"kind": "header", "recording": recording, "audio": {"duration": length_s}, **facts}
+    header = {"kind": "header", "recording": unicode_text(recording), "audio": {"duration": length_s}, **facts}
     for line in (header, *({"kind": "text", **event} for event in events)):
         yield parse_line(json.dumps(line), where or recording, LOG_LINES, LOG_OPTIONAL)
 
@@ -278,7 +278,7 @@ def write_exports(folder: Path, streams: Sequence[tuple[Trace, Reference]]) -> N
             texts["segments.yaml"].append(f"- {_json(span)}")
             texts["references.txt"].append(" ".join(spaced(segment.text).split()))
         known = Trace({**trace.header, "reference": reference.to_dict()}, trace.events)
-        write_trace(folder / "traces" / f"{Path(trace.recording).name}.jsonl", known)
+        write_trace(folder / "traces" / as_path(f"{Path(trace.recording).name}.jsonl"), known)
     for name, lines in texts.items():
         write_atomic(folder / name, "".join(f"{line}\n" for line in lines).encode())
 

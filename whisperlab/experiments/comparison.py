@@ -89,8 +89,7 @@ class Finding:
             "-" if end is None else f"{end - 1:+.1%}".replace("%", " %") if ratio else f"{100 * end:+.1f} points"
             for end in (result.value, result.low, result.high)
         )
-        less = result.value < (1.0 if ratio else 0.0)
-        better = f"B is {measure.less if less else measure.more}"
+        better = f"B is {measure.less if result.value < (1.0 if ratio else 0.0) else measure.more}"
         return {
             **self._where,
             "measure": measure.name,
@@ -113,8 +112,7 @@ class Outcome:
 
     def corrected(self) -> Self:
         """The same with Holm's correction over all findings."""
-        results = holm([finding.result for finding in self.findings])
-        pairs = zip(self.findings, results, strict=True)
+        pairs = zip(self.findings, holm([finding.result for finding in self.findings]), strict=True)
         return replace(self, findings=tuple(replace(finding, result=result) for finding, result in pairs))
 
 

@@ -126,8 +126,7 @@ def _signed_rank_test(changes: Array) -> tuple[float, float]:
     if not len(kept):
         return 1.0, 0.0
     ranks = rankdata(abs(kept))
-    effect = float((ranks[kept > 0].sum() - ranks[kept < 0].sum()) / ranks.sum())
-    return float(wilcoxon(kept).pvalue), effect
+    return float(wilcoxon(kept).pvalue), float((ranks[kept > 0].sum() - ranks[kept < 0].sum()) / ranks.sum())
 
 
 def _pairs_missing(changes: Array, limit: float) -> int:
@@ -136,8 +135,7 @@ def _pairs_missing(changes: Array, limit: float) -> int:
         return LEAST_PAIRS
     spread = 1.4826 * float(np.median(abs(changes - np.median(changes)))) or float(changes.std(ddof=1))
     # A median needs pi/2 times as many pairs as a mean.
-    needed = math.ceil(math.pi / 2 * (_NORMAL * spread / limit) ** 2)
-    return max(needed - len(changes), 0)
+    return max(math.ceil(math.pi / 2 * (_NORMAL * spread / limit) ** 2) - len(changes), 0)
 
 
 @dataclass(slots=True, frozen=True)

@@ -33,7 +33,7 @@ from whisperlab.model.weights import Model, load_weights, model_digest
 from whisperlab.transcriber import SessionRestartTranscriber
 from whisperlab.util.audio_arrays import audio_digest
 from whisperlab.util.errors import AudioFormatError, ConfigurationError, SweepError, WhisperlabError, is_full_disk
-from whisperlab.util.json_values import Json
+from whisperlab.util.json_values import Json, unicode_text
 from whisperlab.util.log import logger
 from whisperlab.util.options import flat
 from whisperlab.util.process import reset_peak_rss, trim_heap
@@ -292,7 +292,7 @@ def run_task(
             raise SweepError(f"{error}; with room, --resume runs the rest: nothing was recorded as failed") from error
         expected = isinstance(error, WhisperlabError)  # its message is enough
         logger.warning("%s failed with %s", recording.id, _short(task.config), exc_info=not expected)
-        return {**row, "status": "failed", "error": f"{type(error).__name__}: {error}"}
+        return {**row, "status": "failed", "error": unicode_text(f"{type(error).__name__}: {error}")}
 
 
 def _died(task: Task, lost: Lost) -> Row:

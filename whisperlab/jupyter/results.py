@@ -130,8 +130,7 @@ class StreamResult:
 
     def timeline(self) -> Figure:
         """Languages over time with the sound: a click plays from there."""
-        caption = page_text("timeline", has_reference=bool(self.trace.reference))
-        shown = timeline(self.trace, caption=caption)
+        shown = timeline(self.trace, caption=page_text("timeline", has_reference=bool(self.trace.reference)))
         return replace(shown, sound=sound_uri(self.audio, SOUND_LIMIT))
 
     def stages(self) -> Figure:

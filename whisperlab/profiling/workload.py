@@ -1,6 +1,7 @@
 """The workload of a profile, and the fresh process in which a pass runs."""
 
 import signal
+import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -9,6 +10,7 @@ from multiprocessing import active_children, get_context
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from whisperlab.util.errors import WhisperlabError
+from whisperlab.util.json_values import unicode_text
 from whisperlab.util.process import safe_path
 from whisperlab.util.threads import no_interrupts
 from whisperlab.util.timeline import samples
@@ -91,4 +93,5 @@ def in_fresh_process(measure: Callable[[Task], Record], task: Task) -> Record:
 def _stoppable(measure: Callable[[Task], Record], task: Task) -> Record:
     """Run a pass in which SIGTERM has the effect of Ctrl-C."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    sys.argv[:] = map(unicode_text, sys.argv)  # memray writes them as UTF-8
     return measure(task)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from whisperlab.util.errors import needs
 from whisperlab.util.files import write_atomic
 from whisperlab.util.html import format_value
+from whisperlab.util.json_values import unicode_text
 from whisperlab.util.statistics import LEAST_UNITS
 from whisperlab.util.timeline import seconds
 from whisperlab.util.validation import on_threads
@@ -76,7 +77,7 @@ def assets() -> dict[str, str]:
 
 def complete(page: str) -> str:
     """The page with the library of its interactive figures, if any; bytes that are not UTF-8 become escapes."""
-    page = page.encode(errors="backslashreplace").decode()
+    page = unicode_text(page).encode(errors="backslashreplace").decode()
     if 'class="spec"' not in page:
         return page
     library = vega_script()

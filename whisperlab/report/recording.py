@@ -14,6 +14,7 @@ from whisperlab.report.page import page_text
 from whisperlab.streaming.results import timed_words
 from whisperlab.util.audio_arrays import FloatArray, audio_digest
 from whisperlab.util.errors import AudioFormatError
+from whisperlab.util.files import as_path
 from whisperlab.util.json_values import Json
 from whisperlab.util.timeline import SAMPLE_RATE, seconds
 
@@ -58,9 +59,9 @@ def data_uri(audio: Json, limit: int) -> str:
     if not audio.get("path"):
         raise AudioFormatError("the trace has no path of its audio")
     if (offset := audio.get("offset")) is not None:
-        samples = read_part(audio["path"], offset, audio["duration"])
+        samples = read_part(as_path(audio["path"]), offset, audio["duration"])
     else:
-        samples = read_audio(audio["path"], channel=audio.get("channel", "mix"), track=audio.get("track"))
+        samples = read_audio(as_path(audio["path"]), channel=audio.get("channel", "mix"), track=audio.get("track"))
     if audio_digest(samples) != audio.get("sha256"):
         raise AudioFormatError(f"{audio['path']} has changed since the trace was made")
     return sound_uri(samples, limit)

@@ -48,7 +48,17 @@ def read_text(path: str | Path, errors: str = "strict") -> str:
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise OSError(errno.EIO, f"damaged gzip: {error}", str(path)) from error
     utf_16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    return content.decode("utf-16" if utf_16 else "utf-8-sig", errors)
+    try:
+        return content.decode("utf-16" if utf_16 else "utf-8-sig", errors)
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        error.reason += f", in line {line}; convert the file to UTF-8, for example with iconv"
+        raise
+
+
+def as_path(name: str) -> Path:
+    """The path of a name in UTF-8, also where the locale has another encoding for file names."""
+    return Path(os.fsdecode(name.encode()))
 
 
 def write_atomic(path: str | Path, content: bytes) -> Path:

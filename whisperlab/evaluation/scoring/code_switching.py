@@ -224,6 +224,5 @@ def _wrong_script(step: Aligned) -> bool:
 @cache
 def _foreign(language: str) -> regex.Pattern[str]:
     """A letter that is in no script of a language."""
-    scripts = ("Common", *_SCRIPTS.get(language, ["Latin"]))
-    own = "".join(rf"\p{{scx={script}}}" for script in scripts)
+    own = "".join(rf"\p{{scx={script}}}" for script in ("Common", *_SCRIPTS.get(language, ["Latin"])))
     return regex.compile(rf"(?V1)[\p{{L}}--[{own}]]")

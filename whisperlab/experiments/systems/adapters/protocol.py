@@ -46,8 +46,7 @@ class Stream:
                     self.waited_s += wait_s
                 else:
                     self.skipped_s += wait_s
-            spoken = min(int(self.now() * RATE), len(self.audio)) if greedy else due
-            start, self._fed = self._fed, max(due, spoken)
+            start, self._fed = self._fed, max(due, min(int(self.now() * RATE), len(self.audio)) if greedy else due)
             yield self.audio[start : self._fed]
 
     def clocks(self) -> dict[str, float]:
