@@ -7,8 +7,7 @@ restart.
 Threads: one thread may append while one other thread reads and consumes, without a lock. Each cursor has one writer.
 The producer sets ``_writing_until`` to the end of a chunk before it copies the chunk, and ``end`` after it. The
 consumer checks ``_writing_until`` again after its own copy, and repeats the copy if the producer may have written into
-it. An interrupted append (``KeyboardInterrupt``) loses its own samples and those it was about to overwrite, nothing
-else. The interpreter lock makes one thread's loads and stores visible in order to the other.
+it. An interrupted append (``KeyboardInterrupt``) loses its own samples and those it was about to overwrite.
 """
 
 import operator

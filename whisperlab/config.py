@@ -29,8 +29,7 @@ class SessionOptions(Options, group="session"):
     """How running speech becomes final text.
 
     Earlier text is never a prompt. A change of language that has led for `whisperlab.streaming.smoothing.PATIENCE` of
-    speech needs no proof by text; after twice that time it needs no proof at all. With ``parallel_ms`` results are used
-    at fixed positions of the stream, so they do not depend on the machine.
+    speech needs no proof by text; after twice that time it needs no proof at all.
     """
 
     step_ms: int = option(1000, "time between two decodes of running speech, milliseconds", 100, 30_000)

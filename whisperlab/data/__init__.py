@@ -1,9 +1,9 @@
 """Speech with exact times of its language switches: corpora that are built on this machine, and manifests.
 
 Debian carries telephone prompts with their texts: the same sentences, read by people in five languages. The recipes
-splice these prompts into scenes of 40 to 90 seconds. Every number measured with them is one of *spliced human speech,
-not of a code-switching corpus*: a splice is easier than a speaker switching in mid-conversation. A sentence occurs in
-``dev`` or in ``test``, in any language, never in both. The same recipe and seed give the same files, byte for byte.
+splice these prompts into scenes of 40 to 90 seconds. That is *spliced human speech, not a code-switching corpus*: a
+splice is easier than a speaker switching in mid-conversation. A sentence occurs in ``dev`` or in ``test``, never in
+both. The same recipe and seed give the same files, byte for byte.
 
 A manifest is JSON lines in NeMo's format. `datasets/README.md` shows how to write one for your own recordings.
 

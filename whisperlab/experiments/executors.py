@@ -6,8 +6,7 @@ does a task. It is importable by name, or `functools.partial` of such a function
 writes rows.
 
 A worker is a `concurrent.futures.ProcessPoolExecutor` of one process: when a process dies, its executor fails as a
-whole, so a death costs exactly the task of that worker. Workers are started with *spawn*: they have the environment and
-the folder of today, and no locks of the driver's threads. The file of the weights is shared through the page cache.
+whole, so a death costs exactly the task of that worker. Workers are started with *spawn*, without the driver's locks.
 """
 
 import logging

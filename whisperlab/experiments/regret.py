@@ -9,8 +9,7 @@ that makes it right, or to the *model*: to voice activity detection, greedy deco
 * *policy*: no word is final before its speech ends.
 * *window*: up to 28 s of speech at once, in a window of 30 s as in Whisper's training.
 
-The order matters: a word that two truths could save is lost to the first. So each truth is also given *alone*: it can
-save fewer words than in its turn if it needs those before it, and more if they save the same words.
+The order matters: a word that two truths could save is lost to the first. So each truth is also given *alone*.
 """
 
 from collections.abc import Callable, Iterable, Sequence

@@ -7,8 +7,6 @@ Pairs are two measurements of the same recording, or of the same round of an int
   trimmed mean (without the outer fifths; Tukey and McLaughlin 1963, Sankhya A 25(3)) excludes no change;
 * *no difference*: that interval lies within the threshold of interest;
 * *not enough data*: all other cases, with an estimate of the pairs missing.
-
-Testing after each further run and stopping at the first difference inflates the 5 %.
 """
 
 import math
@@ -221,7 +219,7 @@ def importances(options: Mapping[str, Sequence[object]], objective: Sequence[flo
     is the correlation ratio (Fisher 1925; the main effect of a one-way analysis of variance): variance between the
     groups of results that share a value of the option / variance of all results. Numbers of more than `MOST_GROUPS`
     different values are cut into so many groups of equal size. Options that were changed together share the credit, and
-    what only a combination does is not seen: fANOVA and PED-ANOVA (Watanabe 2023) see that but need many more trials.
+    what only a combination does is not seen.
     """
     results = np.asarray(objective, dtype=float)
     rng = np.random.default_rng(seed)

@@ -22,7 +22,7 @@ import torch
 
 from whisperlab.model.checkpoints import check_archive, tensor_digest
 from whisperlab.model.downloads import Say
-from whisperlab.model.encoder import FEW_ROWS, WINDOW_ROWS, Network, ShortWindowEncoder, many_rows
+from whisperlab.model.encoder import FEW_ROWS, MANY_ROWS, WINDOW_ROWS, Network, ShortWindowEncoder
 from whisperlab.model.linear import ROWS, Precision, activations, instruction_set, padded_rows
 from whisperlab.model.weights import Weights, cache_dir
 from whisperlab.util.errors import ConfigurationError, brief, is_lack_of_memory
@@ -74,7 +74,7 @@ class CompiledNetwork(Network):
 
     def rows(self, n: int) -> int:
         """There are few different numbers, because oneDNN keeps code for each."""
-        return padded_rows(n) if n <= FEW_ROWS else many_rows(n)
+        return padded_rows(n, ROWS if n <= FEW_ROWS else MANY_ROWS)
 
     def seen(self, n: int) -> torch.Tensor:
         """The mask of `masked_attention`."""

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from whisperlab.model.linear import Precision, activations, packed_linear, padded_rows
+from whisperlab.model.linear import ROWS, Precision, activations, packed_linear, padded_rows
 from whisperlab.model.weights import Weights
 from whisperlab.util.audio_arrays import FloatArray
 from whisperlab.util.errors import AudioFormatError, ConfigurationError
@@ -37,6 +37,7 @@ MANY_ROWS = 64
 
 UNSETTLED = 25  # last positions of audio (0.5 s) that are computed again when the window grows
 
+Pair = tuple[torch.Tensor, torch.Tensor]
 Forward = Callable[[torch.Tensor, int | None], torch.Tensor]  # arguments and result of `Network`
 
 WINDOW_ROWS = 1536  # of a window of 30 s
@@ -60,9 +61,7 @@ class Settled:
     """The first positions of an encoded window. They keep their states when the window grows."""
 
     features: torch.Tensor  # shape (windows, positions, state)
-    attended: list[
-        tuple[torch.Tensor, torch.Tensor]
-    ]  # keys and values per block: (windows, heads, positions, head size)
+    attended: list[Pair]  # keys and values of each block, shape (windows, heads, positions, head size)
     n_computed: int  # positions that were computed in the call that returned this
 
 
@@ -88,11 +87,6 @@ def convolution(weights: Weights, name: str) -> tuple[torch.Tensor, torch.Tensor
     """Weight and bias of a convolution as a linear layer on three neighbouring frames."""
     weight, bias = weights.layer(name)  # (outputs, inputs, 3)
     return weight.transpose(1, 2).flatten(1), bias
-
-
-def many_rows(n: int) -> int:
-    """The least multiple of `MANY_ROWS` that is not below ``n``."""
-    return -(-n // MANY_ROWS) * MANY_ROWS
 
 
 class Norm:
@@ -220,29 +214,25 @@ class Network:
         first ``n_settled`` positions.
         """
         n = mel.shape[-1] // 2
-        n_rows = padded_rows(n) if n <= FEW_ROWS else many_rows(n)
-        first = max(n - many_rows(n - before.features.shape[1]), 0) if before else 0
-        n_rows, lead = (n - first, 1) if first else (n_rows, 0)  # convolutions need the frames of a position before
-        frames = mel.transpose(1, 2)[:, 2 * (first - lead) :].to(self.kind)
+        first = max(n - padded_rows(n - before.features.shape[1], MANY_ROWS), 0) if before else 0
+        n_rows, lead = (n - first, 1) if first else (padded_rows(n, ROWS if n <= FEW_ROWS else MANY_ROWS), 0)
+        frames = mel.transpose(1, 2)[:, 2 * (first - lead) :].to(self.kind)  # convolutions need a position before
         frames = F.pad(frames, (0, 0, 0, 2 * padded_rows(n_rows + lead) - frames.shape[1])).contiguous()
         x = self._convolved(frames)[:, lead : lead + n_rows].contiguous()
         x[:, : n - first] += self._places[first:n]
-        kept = list[tuple[torch.Tensor, torch.Tensor]]()
-        past: Sequence[Any] = before.attended if before and first else [None] * len(self._blocks)
-        for block, known in zip(self._blocks, past, strict=True):
+        known: Sequence[Any] = before.attended if before and first else [()] * len(self._blocks)
+        kept = list[Pair]()
+        for block, past in zip(self._blocks, known, strict=True):
             fused = block.query_key_value(block.attention_norm(x)).view(len(x), n_rows, 3, block.n_head, -1)
             query, *pair = fused.permute(2, 0, 3, 1, 4)
-            if known:
-                padding = 0, 0, 0, many_rows(n) - n
-                pair = [
-                    F.pad(torch.cat([old[:, :, :first], new], 2), padding) for old, new in zip(known, pair, strict=True)
-                ]
-            key, value = pair
-            scores = query @ key.transpose(-1, -2)
+            if past:
+                joined = (torch.cat([old[:, :, :first], new], 2) for old, new in zip(past, pair, strict=True))
+                pair = [F.pad(each, (0, 0, 0, padded_rows(n, MANY_ROWS) - n)) for each in joined]
+            scores = query @ pair[0].transpose(-1, -2)
             scores[..., n:] = -torch.inf
-            mixed = (scores.softmax(-1) @ value).transpose(1, 2).flatten(2)
+            mixed = (scores.softmax(-1) @ pair[1]).transpose(1, 2).flatten(2)
             x = block.mlp(block.mix.added(mixed, x))
-            kept.append((key[:, :, :n_settled].clone(), value[:, :, :n_settled].clone()))
+            kept.append((pair[0][:, :, :n_settled].clone(), pair[1][:, :, :n_settled].clone()))
         whole = torch.cat([*([before.features[:, :first]] if before else []), self._norm(x)], 1)[:, :n]
         return whole, Settled(whole[:, :n_settled].clone(), kept, n - first)
 
@@ -295,9 +285,8 @@ class ShortWindowEncoder:
     def grow(self, audio: FloatArray, margin: int, before: Settled | None = None) -> tuple[Encoded, Settled | None]:
         """As `encode`, for a window that grows: ``before`` is the second result for its beginning.
 
-        Audio before the last half second of the beginning is not computed again. On *dev* 22.4 instead of 22.0 % of the
-        words are wrong in windows of 3 to 10 s that grew by 1 s (54 windows, 651 words). Quiet audio, which is
-        amplified by its loudest part, and networks that cannot grow are encoded completely.
+        Audio before the last half second of the beginning is not computed again (docs/design.md has the loss). Quiet
+        audio, which is amplified by its loudest part, and networks that cannot grow are encoded completely.
         """
         if self.compiled or not isinstance(self.forward, Network) or lifted(audio) is not audio:
             return self.encode(audio, margin), None

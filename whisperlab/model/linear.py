@@ -9,8 +9,7 @@ so has each row of the weights. On two-second windows of speech the relative err
 (9 % without VNNI), against 16 to 26 % with torch's dynamic quantisation of whole tensors.
 
 The operators of oneDNN are private in torch, and its quantised operators are deprecated since torch 2.13. Each is
-tried once per process on a small example (`operator_works`). If it fails, a warning is logged, and plain torch is used
-for fp32 and bf16, fp32 in place of int8.
+tried once per process (`operator_works`). If it fails, a warning is logged and plain torch is used, fp32 for int8.
 """
 
 import logging
@@ -217,9 +216,9 @@ def packed_bytes(weight: torch.ScriptObject) -> int:
     return int(unpacked.numel())
 
 
-def padded_rows(n: int) -> int:
-    """The least multiple of `ROWS` that is not below ``n``."""
-    return -(-n // ROWS) * ROWS
+def padded_rows(n: int, step: int = ROWS) -> int:
+    """The least multiple of ``step`` that is not below ``n``."""
+    return -(-n // step) * step
 
 
 def split_rows(x: torch.Tensor) -> Sequence[torch.Tensor]:

@@ -2,9 +2,8 @@
 
 The key/value cache is a plain value. `TextDecoder.open` computes the keys and values of a window once;
 `TextDecoder.extend` adds tokens and returns their hidden states, `TextDecoder.likeliest` the tokens that may follow.
-Attention weights of the alignment heads are kept on request, for word times.
-
-`TextDecoder.language_logits` and `TextDecoder.greedy` make it the decoder of an engine (`whisperlab.model.engine`).
+Attention weights of the alignment heads are kept on request, for word times. It is the decoder of an engine
+(`whisperlab.model.engine`).
 """
 
 import math

@@ -124,9 +124,6 @@ def timeline(
 ) -> Figure:
     """One recording over time: reference, text, speech, switches and the probability of each language.
 
-    A pointer over a word shows it. In a page with a player, a click plays the audio from there. Shift and the wheel
-    zoom, dragging moves, a double click shows all.
-
     ``name`` is the prefix of the identifiers, unique in a page. ``colours``, by language, make several timelines agree.
     ``audio``, the streamed samples of shape (n,) at 16 kHz, adds the sound, the smoothed path and the decisions.
     """

@@ -97,8 +97,7 @@ class LanguageEncoder:
         """The posterior weighed by the languages found in the stream so far, where more than five are allowed.
 
         Languages found for long enough weigh the same, others less. If no languages are named, English is weighed down
-        as when they are, as far as another language was found. On *dev* (22 recordings, 248 switches, 17 languages
-        named) that avoids a third of the false switches, and F1 at 1 s is 0.52 instead of 0.49.
+        as when they are, as far as another language was found. On *dev* that avoids a third of the false switches.
         """
         if self.config.mode != "auto" or len(posterior) <= EXPECTED_LANGUAGES:
             return posterior

@@ -5,7 +5,7 @@
 then decode steps, then the oldest audio is dropped. As it falls, the work returns. Everything omitted is counted.
 
 Guarantee: at any moment ``offered == processed + dropped + waiting + working`` in samples, and the lag is at most
-``drop_ms`` plus one piece of `PIECE_MS`. The cost is one copy of each chunk under a lock.
+``drop_ms`` plus one piece of `PIECE_MS`.
 """
 
 import threading
@@ -42,9 +42,8 @@ class OverloadOptions:
     """Thresholds of the lag, in milliseconds of audio that is not processed yet.
 
     Above ``skip_lid_ms`` language-ID frames are omitted (load level 1), above ``longer_steps_ms`` decode steps too
-    (level 2). Both are longer than one decode or one language change takes on a machine that is fast enough. At most
-    ``drop_ms`` of audio waits: then the oldest is dropped. Each measure ends when the lag has fallen to ``recover``
-    times its threshold, so there are few long gaps and levels do not alternate quickly.
+    (level 2). At most ``drop_ms`` of audio waits: then the oldest is dropped. Each measure ends when the lag has fallen
+    to ``recover`` times its threshold, so levels do not alternate quickly.
     """
 
     skip_lid_ms: int = 1500

@@ -7,9 +7,8 @@ to another that began at a certain sample. Each state predicts the log-probabili
 squared distance from that prediction (Gaussian noise of `noise_of` in each log-probability). A transit is found while
 the window still holds both languages, and its beginning is the boundary: no delay has to be subtracted afterwards.
 
-A frame can have two windows: the first, and the speech since the last pause. Speech mostly changes language at a
-pause; the second window then holds only the new language, long before the first does. Short windows deviate more from
-the prediction (`NOISE` by their length), so they weigh less.
+A frame can have a second window, the speech since the last pause: after a switch it holds only the new language. Short
+windows deviate more from the prediction (`NOISE` by their length), so they weigh less.
 
 Staying costs nothing; leaving costs ``-log(p / (1 - p))``, shared among the other languages, where ``p`` is the
 probability of a switch since the last frame. Windows overlap, so ten frames per second are not ten independent

@@ -70,11 +70,10 @@ class Score(Addable):
     def rates(self, *, has_text: bool = True) -> RateTree:
         """The rates by name, JSON-able: None for a division by zero or an infinite delay.
 
-        Without text (``decode`` off) `TEXT_RATES` are None: all speech would count as missed.
-
-        Percentages are fractions, times are seconds. ``false_switches_per_hour`` and the delays use the widest
-        tolerance. ``decision_delay_p50`` and ``_p95`` count a missed switch as an infinite delay;
-        ``decision_delay_found_*`` exclude it.
+        Without text (``decode`` off) `TEXT_RATES` are None: all speech would count as missed. Percentages are
+        fractions, times are seconds. ``false_switches_per_hour`` and the delays use the widest tolerance.
+        ``decision_delay_p50`` and ``_p95`` count a missed switch as an infinite delay; ``decision_delay_found_*``
+        exclude it.
         """
         found = {name: to_json(value) for name, value in _rates(self).items()}
         return found if has_text else found | dict.fromkeys(TEXT_RATES)
