@@ -47,18 +47,14 @@ class SessionOptions(Options, group="session"):
     )
     preroll_ms: int = option(200, "audio kept before the first frame of speech, milliseconds", 0, 30_000)
     snap_ms: int = option(1500, "how far a boundary may move to a pause at most, milliseconds", 0, 30_000)
-    confirm_posterior: float = option(
-        0.7, "probability of the new language since the boundary that confirms a switch; 0: not checked", 0, 1
-    )
+    confirm_posterior: float = option(0.7, "probability of the new language that confirms a switch; 0: any", 0, 1)
     confirm_text: float = option(
         0.1, "mean log-probability of a token by which text must be likelier in the new language; -inf: not checked"
     )
     share: bool = option(
         True, "encode a window for the proof of a switch and for a decode once, and a window that grows where it is new"
     )
-    flag_language: bool = option(
-        True, "check the language of each final segment against all languages of the model, and flag disagreement"
-    )
+    flag_language: bool = option(True, "check final segments against all languages of the model, flag disagreement")
     parallel_ms: int = option(
         0, "above 0: decode running speech in a second thread and use the result so much later, ms", 0, 30_000
     )
@@ -90,9 +86,7 @@ class CacheOptions(Options, group="cache"):
 class ComputeOptions(Options, group="compute"):
     """Where and how the network runs."""
 
-    engine: EngineName = option(
-        "whisperlab", "'whisperlab', the network of this package, or 'ctranslate2', that of faster-whisper"
-    )
+    engine: EngineName = option("whisperlab", "our own network, or 'ctranslate2', that of faster-whisper")
 
     device: str | None = option(None, "'cpu' or 'cuda'; None: the CPU")
     precision: str | None = option(

@@ -59,9 +59,7 @@ class DecodingOptions(Options, group="decoding"):
     )
     spare_tokens: int = option(8, "tokens allowed beyond that limit", 0, MOST_TOKENS)
     no_speech: float = option(0.6, "no-speech probability above which text can be dropped; openai-whisper's default")
-    min_log_probability: float = option(
-        -1.0, "mean log-probability below which text can be dropped; openai-whisper's default"
-    )
+    min_log_probability: float = option(-1.0, "mean log-probability below which text can be dropped; as openai-whisper")
 
     def silences_s(self, n_samples: int) -> list[float]:
         """Seconds of silence after a window of final text, try by try."""

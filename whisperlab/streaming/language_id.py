@@ -68,9 +68,7 @@ class LanguageIdOptions(Options, group="language_id"):
         0,
         30_000,
     )
-    temperature: float = option(
-        1.0, "divisor of the logits; 1.0 leaves a calibration error of 0.03 on *dev*", 0, exclusive=True
-    )
+    temperature: float = option(1.0, "divisor of the logits; 1.0: calibration error 0.03 on *dev*", 0, exclusive=True)
     english_bias: float = option(
         3.0, "log-odds by which base overrates English, subtracted unless all languages are allowed", exclusive=True
     )
@@ -78,9 +76,7 @@ class LanguageIdOptions(Options, group="language_id"):
     confident_hop_factor: int = option(
         5, "while the current language is confident, only every n-th frame is evaluated; 1: always all", 1, 1000
     )
-    batch: int = option(
-        1, "frames encoded together, once the last of them is due or speech ends: less work, later results", 1, 64
-    )
+    batch: int = option(1, "frames encoded together once the last is due: less work, later results", 1, 64)
     prior: Mapping[str, float] | None = option(None, "positive weights by language; languages not named weigh 1")
 
 

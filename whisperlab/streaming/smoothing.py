@@ -50,9 +50,7 @@ class SmoothingOptions(Options, group="smoothing"):
     no two languages ever lie farther apart than the cost of a switch.
     """
 
-    seconds_between_switches: float = option(
-        4.0, "expected seconds between two switches; the cost of a switch follows from it", 0, exclusive=True
-    )
+    seconds_between_switches: float = option(4.0, "expected seconds between two switches", 0, exclusive=True)
     evidence_per_second: float = option(0.8, "observations per second of speech, in each window", 0, exclusive=True)
     min_duration_ms: int = option(100, "how long a new language must lead before a change is decided, milliseconds", 0)
     margin: float = option(1.0, "log-odds against the next best language before a change is decided", 0)

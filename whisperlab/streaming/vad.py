@@ -33,13 +33,9 @@ class VadOptions(Options, group="vad"):
     """When speech begins and ends."""
 
     onset: float = option(0.5, "probability from which a frame starts speech; Silero's default", 0, 1, exclusive=True)
-    offset: float = option(
-        0.35, "probability below which speech ends; Silero's default, 0.15 below `onset`", 0, 1, exclusive=True
-    )
+    offset: float = option(0.35, "probability below which speech ends; Silero's default", 0, 1, exclusive=True)
     min_silence_ms: int = option(480, "silence that ends speech; longer than most pauses in a sentence", 32, LONGEST_MS)
-    max_gain_db: float = option(
-        MAX_GAIN_DB, "limit of the automatic gain for quiet audio (`whisperlab.util.gain`); 0: no gain", 0, MAX_GAIN_DB
-    )
+    max_gain_db: float = option(MAX_GAIN_DB, "limit of the gain for quiet audio; 0: no gain", 0, MAX_GAIN_DB)
 
     def check(self) -> None:
         if self.offset > self.onset:
