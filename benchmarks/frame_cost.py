@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from statistics import median
 
@@ -23,7 +24,6 @@ from whisperlab.experiments.ablation import Models
 from whisperlab.model.encoder import positions
 from whisperlab.model.engine import prepared
 from whisperlab.model.linear import activations, packed_linear
-from whisperlab.model.weights import Weights
 from whisperlab.util.audio_arrays import FloatArray
 from whisperlab.util.statistics import Figure, ratio, summary
 from whisperlab.util.text_table import text_table
@@ -73,7 +73,7 @@ def frame_figures(models: Models, speech: FloatArray, rounds: int = 31) -> list[
         times = time_in_turns(subjects, rounds, time.perf_counter_ns)
     theirs, frame_ms = times["openai-whisper"], times["frame"]
     spent = {name: median(ms) / 1000 for name, ms in times.items()}
-    rate = encoder_flop(models.weights, positions(len(window))) / spent["encoder"]
+    rate = encoder_flop(models.weights.dims, positions(len(window))) / spent["encoder"]
     peak_rate = 2 * PEAK_SIZE**3 / spent["peak"]
     silence = f"{silence_ms / 1000:g} s of silence"
     return [
@@ -89,12 +89,17 @@ def frame_figures(models: Models, speech: FloatArray, rounds: int = 31) -> list[
     ]
 
 
-def encoder_flop(weights: Weights, n: int) -> float:
-    """Multiplications and additions of the encoder over ``n`` positions: products and attention."""
-    mels, state = weights.dims["n_mels"], weights.dims["n_audio_state"]
+def encoder_flop(dims: Mapping[str, int], n: int, pool_after: int | None = None) -> float:
+    """Multiplications and additions of the encoder over ``n`` positions: products and attention.
+
+    After ``pool_after`` blocks half as many positions are left.
+    """
+    mels, state, layers = dims["n_mels"], dims["n_audio_state"], dims["n_audio_layer"]
     convolutions = 2 * n * 3 * mels * state + n * 3 * state * state
-    block = n * 12 * state * state + 2 * n * n * state
-    return 2.0 * (convolutions + weights.dims["n_audio_layer"] * block)
+    before = layers if pool_after is None else pool_after
+    lengths = [n] * before + [-(-n // 2)] * (layers - before)
+    blocks = sum(12 * rows * state * state + 2 * rows * rows * state for rows in lengths)
+    return 2.0 * (convolutions + blocks)
 
 
 def main() -> None:
