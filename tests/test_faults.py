@@ -125,7 +125,7 @@ STAGES: dict[str, tuple[Any, str]] = {
     "language posterior": (LanguageIdentifier, "posterior"),
     "smoothing": (LanguageTracker, "push"),
     "sustained detection": (LanguageTracker, "change"),
-    "text encode": (SpeechDecoder, "encoded"),
+    "text encode": (ShortWindowEncoder, "encode"),
     "decode": (SpeechDecoder, "decode"),
     "commit": (CommitPolicy, "update"),
     "metrics": (PerformanceMetrics, "measure"),

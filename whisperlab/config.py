@@ -51,9 +51,7 @@ class SessionOptions(Options, group="session"):
     confirm_text: float = option(
         0.1, "mean log-probability of a token by which text must be likelier in the new language; -inf: not checked"
     )
-    share: bool = option(
-        True, "encode a window for the proof of a switch and for a decode once, and a window that grows where it is new"
-    )
+    share: bool = option(True, "a window that is needed for the proof of a switch and for a decode is encoded once")
     flag_language: bool = option(True, "check final segments against all languages of the model, flag disagreement")
     parallel_ms: int = option(
         0, "above 0: decode running speech in a second thread and use the result so much later, ms", 0, 30_000

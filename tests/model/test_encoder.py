@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from whisperlab.model import linear
-from whisperlab.model.encoder import MANY_ROWS, PLAIN_ATTENTION, UNSETTLED, Encoded, ShortWindowEncoder, positions
+from whisperlab.model.encoder import MANY_ROWS, PLAIN_ATTENTION, Encoded, ShortWindowEncoder, positions
 from whisperlab.model.linear import (
     MOST_ROWS,
     ROWS,
@@ -132,52 +132,6 @@ def test_pooling_halves_the_positions_and_keeps_what_they_mean(
     late = encoder.encode(clip, SAMPLE_RATE, n_blocks - 1).features
     pairs = encoded.features[: len(encoded.features) // 2 * 2].unflatten(0, (-1, 2)).mean(1)
     assert torch.cosine_similarity(late[: len(pairs)], pairs).median() > 0.8
-
-
-@pytest.mark.model
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
-def test_a_window_that_grows_is_computed_only_where_it_is_new(
-    base_model: Whisper, scene: Scene, precision: Precision
-) -> None:
-    encoder = ShortWindowEncoder(weights_of(base_model), check_precision(precision, torch.device("cpu")))
-    lengths, audio = [1.0, 2.0, 3.0, 4.2], scene.audio
-    settled, computed = None, []
-    for length_s in lengths:
-        window = audio[: round(length_s * SAMPLE_RATE)]
-        encoder.reset_counts()
-        grown, settled = encoder.grow(window, SAMPLE_RATE, settled)
-        computed.append(encoder.encoded_samples // POSITION)
-        whole = encoder.encode(window, SAMPLE_RATE)
-        assert encoder.calls == 2
-        assert (grown.features.shape, grown.n_audio) == (whole.features.shape, whole.n_audio)
-        newest = [each.features[-MANY_ROWS:].flatten() for each in (grown, whole)]
-        assert F.cosine_similarity(*newest, dim=0) > 0.97
-    assert computed == [100, 2 * MANY_ROWS, 2 * MANY_ROWS, 3 * MANY_ROWS]
-    assert settled
-    assert len(settled.features[0]) == positions(round(4.2 * SAMPLE_RATE)) - UNSETTLED
-
-
-@pytest.mark.model
-def test_a_window_that_has_not_grown_is_computed_as_a_whole(base_model: Whisper, scene: Scene) -> None:
-    """A first window, a shorter one after a longer one, and quiet audio, which is amplified as a whole."""
-    encoder = ShortWindowEncoder(weights_of(base_model))
-    window, quiet = scene.audio[: 3 * SAMPLE_RATE], scene.audio[: 3 * SAMPLE_RATE] / 1000
-    first, settled = encoder.grow(window, SAMPLE_RATE)
-    torch.testing.assert_close(first.features, encoder.encode(window, SAMPLE_RATE).features, **CLOSE)
-    shorter, _ = encoder.grow(window[:SAMPLE_RATE], SAMPLE_RATE, settled)
-    torch.testing.assert_close(shorter.features, encoder.encode(window[:SAMPLE_RATE], SAMPLE_RATE).features, **CLOSE)
-    lifted, nothing = encoder.grow(quiet, SAMPLE_RATE, settled)
-    assert nothing is None
-    assert lifted.features.equal(encoder.encode(quiet, SAMPLE_RATE).features)
-
-
-@pytest.mark.model
-def test_a_window_that_grows_leaves_what_had_settled_unchanged(base_model: Whisper, scene: Scene) -> None:
-    """What settled is a copy: a call changes none of it, so the same call gives the same result."""
-    encoder = ShortWindowEncoder(weights_of(base_model))
-    _, settled = encoder.grow(scene.audio[: 2 * SAMPLE_RATE], SAMPLE_RATE)
-    once, again = (encoder.grow(scene.audio[: 3 * SAMPLE_RATE], SAMPLE_RATE, settled)[0] for _ in range(2))
-    assert once.features.equal(again.features)
 
 
 @pytest.mark.model

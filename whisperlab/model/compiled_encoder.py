@@ -74,7 +74,7 @@ class CompiledNetwork(Network):
 
     def rows(self, n: int) -> int:
         """There are few different numbers, because oneDNN keeps code for each."""
-        return padded_rows(n, ROWS if n <= FEW_ROWS else MANY_ROWS)
+        return padded_rows(n) if n <= FEW_ROWS else -(-n // MANY_ROWS) * MANY_ROWS
 
     def seen(self, n: int) -> torch.Tensor:
         """The mask of `masked_attention`."""

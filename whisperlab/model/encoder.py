@@ -19,7 +19,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from whisperlab.model.linear import ROWS, Precision, activations, packed_linear, padded_rows
+from whisperlab.model.linear import Precision, activations, packed_linear, padded_rows
 from whisperlab.model.weights import Weights
 from whisperlab.util.audio_arrays import FloatArray
 from whisperlab.util.errors import AudioFormatError, ConfigurationError
@@ -35,9 +35,6 @@ PLAIN_ATTENTION = 600
 FEW_ROWS = 160
 MANY_ROWS = 64
 
-UNSETTLED = 25  # last positions of audio (0.5 s) that are computed again when the window grows
-
-Pair = tuple[torch.Tensor, torch.Tensor]
 Forward = Callable[[torch.Tensor, int | None], torch.Tensor]  # arguments and result of `Network`
 
 WINDOW_ROWS = 1536  # of a window of 30 s
@@ -54,15 +51,6 @@ class Encoded:
 
     features: torch.Tensor  # shape (positions, state), in the type of the encoder's precision
     n_audio: int  # the first positions are audio, the rest is the margin of silence
-
-
-@dataclass(slots=True, frozen=True)
-class Settled:
-    """The first positions of an encoded window. They keep their states when the window grows."""
-
-    features: torch.Tensor  # shape (windows, positions, state)
-    attended: list[Pair]  # keys and values of each block, shape (windows, heads, positions, head size)
-    n_computed: int  # positions that were computed in the call that returned this
 
 
 def positions(n_samples: int) -> int:
@@ -196,7 +184,8 @@ class Network:
 
     def head(self, x: torch.Tensor, seen: Any, split: int) -> torch.Tensor:
         """Convolutions, positions, ``split`` blocks: shape (windows, 2 rows, mels) to (windows, rows, state)."""
-        x = self._convolved(x)
+        for stride, linear in enumerate(self._convolutions, 1):
+            x = linear.gelu(_neighbours(x, stride, as_view=self._fast))
         if isinstance(seen, int):
             x[:, :seen] += self._places[:seen]
         else:  # a mask
@@ -206,40 +195,6 @@ class Network:
     def tail(self, x: torch.Tensor, seen: Any, split: int) -> torch.Tensor:
         """The other blocks and the last layer norm."""
         return self._norm(self._through(self._blocks[split:], x, seen))
-
-    def grow(self, mel: torch.Tensor, n_settled: int, before: Settled | None) -> tuple[torch.Tensor, Settled]:
-        """As a call without pooling, but of a window that has grown only the newest positions are computed.
-
-        The others keep the states that they had ``before``, when less audio followed them. The second result is of the
-        first ``n_settled`` positions.
-        """
-        n = mel.shape[-1] // 2
-        first = max(n - padded_rows(n - before.features.shape[1], MANY_ROWS), 0) if before else 0
-        n_rows, lead = (n - first, 1) if first else (padded_rows(n, ROWS if n <= FEW_ROWS else MANY_ROWS), 0)
-        frames = mel.transpose(1, 2)[:, 2 * (first - lead) :].to(self.kind)  # convolutions need a position before
-        frames = F.pad(frames, (0, 0, 0, 2 * padded_rows(n_rows + lead) - frames.shape[1])).contiguous()
-        x = self._convolved(frames)[:, lead : lead + n_rows].contiguous()
-        x[:, : n - first] += self._places[first:n]
-        known: Sequence[Any] = before.attended if before and first else [()] * len(self._blocks)
-        kept = list[Pair]()
-        for block, past in zip(self._blocks, known, strict=True):
-            fused = block.query_key_value(block.attention_norm(x)).view(len(x), n_rows, 3, block.n_head, -1)
-            query, *pair = fused.permute(2, 0, 3, 1, 4)
-            if past:
-                joined = (torch.cat([old[:, :, :first], new], 2) for old, new in zip(past, pair, strict=True))
-                pair = [F.pad(each, (0, 0, 0, padded_rows(n, MANY_ROWS) - n)) for each in joined]
-            scores = query @ pair[0].transpose(-1, -2)
-            scores[..., n:] = -torch.inf
-            mixed = (scores.softmax(-1) @ pair[1]).transpose(1, 2).flatten(2)
-            x = block.mlp(block.mix.added(mixed, x))
-            kept.append((pair[0][:, :, :n_settled].clone(), pair[1][:, :, :n_settled].clone()))
-        whole = torch.cat([*([before.features[:, :first]] if before else []), self._norm(x)], 1)[:, :n]
-        return whole, Settled(whole[:, :n_settled].clone(), kept, n - first)
-
-    def _convolved(self, x: torch.Tensor) -> torch.Tensor:
-        for stride, linear in enumerate(self._convolutions, 1):
-            x = linear.gelu(_neighbours(x, stride, as_view=self._fast))
-        return x
 
     def _through(self, blocks: Sequence[Block], x: torch.Tensor, seen: Any) -> torch.Tensor:
         for block in blocks:
@@ -281,23 +236,6 @@ class ShortWindowEncoder:
         many positions of 40 ms. Whisper was not trained for this: the features suit language-ID, not text.
         """
         return self.encode_batch([audio], margin, pool_after)[0]
-
-    def grow(self, audio: FloatArray, margin: int, before: Settled | None = None) -> tuple[Encoded, Settled | None]:
-        """As `encode`, for a window that grows: ``before`` is the second result for its beginning.
-
-        Audio before the last half second of the beginning is not computed again (docs/design.md has the loss). Quiet
-        audio, which is amplified by its loudest part, and networks that cannot grow are encoded completely.
-        """
-        if self.compiled or not isinstance(self.forward, Network) or lifted(audio) is not audio:
-            return self.encode(audio, margin), None
-        n_audio, n_total = positions(len(audio)), min(positions(len(audio) + margin), MAX_WINDOW // POSITION)
-        if before and before.features.shape[1] >= n_audio:
-            before = None
-        with torch.inference_mode():
-            mel = self.mel([audio], n_total * POSITION)
-            features, settled = self.forward.grow(mel, max(n_audio - UNSETTLED, 0), before)
-        self.calls, self.encoded_samples = self.calls + 1, self.encoded_samples + settled.n_computed * POSITION
-        return Encoded(features[0], n_audio), settled
 
     def encode_batch(self, windows: Sequence[FloatArray], margin: int, pool_after: int | None = None) -> list[Encoded]:
         """Encode windows of one length together; arguments as for `encode`."""

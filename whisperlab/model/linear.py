@@ -216,9 +216,9 @@ def packed_bytes(weight: torch.ScriptObject) -> int:
     return int(unpacked.numel())
 
 
-def padded_rows(n: int, step: int = ROWS) -> int:
-    """The least multiple of ``step`` that is not below ``n``."""
-    return -(-n // step) * step
+def padded_rows(n: int) -> int:
+    """The least multiple of `ROWS` that is not below ``n``."""
+    return -(-n // ROWS) * ROWS
 
 
 def split_rows(x: torch.Tensor) -> Sequence[torch.Tensor]:

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from whisperlab.metrics import PerformanceMetrics
-from whisperlab.model.encoder import Encoded, Settled, ShortWindowEncoder
+from whisperlab.model.encoder import Encoded, ShortWindowEncoder
 from whisperlab.model.engine import Decoder
 from whisperlab.model.text_decoder import Draft, Prompt
 from whisperlab.model.tokenizer import REPLACEMENT, Tokenizer, tokenizer_for
@@ -183,10 +183,6 @@ class SpeechDecoder:
         self.redecodes = 0  # windows decoded again because of a loop, or because no text was found
         self.shared = 0  # windows that were needed again and not encoded again
         self._last: tuple[tuple[int, int, float], Encoded] | None = None
-        self._growing: tuple[int, Settled | None] = (
-            0,
-            None,
-        )  # sample at which the last window of running speech begins
         self._drafts: dict[str, Draft] = {}  # texts of the last window by language, of `likelihoods`
 
     def decode(
@@ -235,8 +231,7 @@ class SpeechDecoder:
     def encoded(self, audio: NDArray[np.float32], offset: int, silence_s: float | None = None) -> Encoded:
         """A window that begins at sample ``offset`` of the stream, encoded as for a decode.
 
-        With ``share`` the last encoding is kept and returned again for the same window, and so are its texts. A window
-        of running speech that has grown is encoded where it is new.
+        With ``share`` the last encoding is kept and returned again for the same window, and so are its texts.
         """
         silence_s = self.options.trailing_silence_s if silence_s is None else silence_s
         place = offset, len(audio), silence_s
@@ -244,13 +239,7 @@ class SpeechDecoder:
             self.shared += 1
             return self._last[1]
         with self.metrics.measure("whisper.insert_audio"):
-            margin = round(silence_s * SAMPLE_RATE)
-            if self.share and silence_s == self.options.trailing_silence_s:
-                begins, before = self._growing
-                encoded, settled = self.encoder.grow(audio, margin, before if begins == offset else None)
-                self._growing = offset, settled
-            else:
-                encoded = self.encoder.encode(audio, margin)
+            encoded = self.encoder.encode(audio, round(silence_s * SAMPLE_RATE))
         if self.share:
             self._last, self._drafts = (place, encoded), {}
         return encoded
