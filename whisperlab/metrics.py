@@ -75,7 +75,8 @@ class Totals:
         """The ``FIELDS`` in milliseconds; percentiles interpolate linearly between the ``n`` samples of the window."""
         std, percentiles = math.sqrt(self.m2 / self.count), np.percentile(window, PERCENTILES).tolist()
         ns = (self.total, self.total / self.count, self.low, self.high, std, *percentiles, self.last)
-        return dict(zip(FIELDS, (self.count, *(value / _NS_PER_MS for value in ns), len(window)), strict=True))
+        ms = (value / _NS_PER_MS for value in ns)
+        return dict(zip(FIELDS, (self.count, *ms, len(window)), strict=True))
 
 
 class _Operation:

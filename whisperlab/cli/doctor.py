@@ -96,7 +96,8 @@ def disk() -> Finding:
     from whisperlab.model.weights import cache_dir
 
     folder = cache_dir()
-    free = shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    free = shutil.disk_usage(there).free
     status: Status = "OK" if free >= ENOUGH_DISK else "WARN" if free >= LITTLE_DISK else "FAIL"
     advice = "" if status == "OK" else "free some space, or set WHISPERLAB_CACHE to a folder on another disk"
     return Finding("disk", status, f"{free / 1e9:.1f} GB free for {folder}", advice)

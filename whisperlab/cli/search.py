@@ -18,7 +18,8 @@ from whisperlab.util.text_table import text_table
 
 def run(args: argparse.Namespace, console: Console) -> None:
     """Run the missing trials and print the Pareto front; raises SweepError when a trial failed."""
-    arguments.require({"optuna": "search", **({"ray": "--ray"} if args.ray and not args.dry_run else {})})
+    cluster = {"ray": "--ray"} if args.ray and not args.dry_run else {}
+    arguments.require({"optuna": "search", **cluster})
     from whisperlab.experiments import search, sweep
 
     space = search.Space.from_json(args.space)

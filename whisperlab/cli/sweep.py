@@ -56,7 +56,8 @@ def run(args: argparse.Namespace, console: Console) -> None:
     did = {name: getattr(outcome, name) for name in ("planned", "found", "ran", "failed")}
     console.result({"out": str(args.out), **did, "results": results}, text_table(table), counted())
     if outcome.failed:
-        option = "--retry-failed" if any(row["status"] == "failed" for row in outcome.failed) else "--resume"
+        own_error = any(row["status"] == "failed" for row in outcome.failed)
+        option = "--retry-failed" if own_error else "--resume"
         raise SweepError(f"{len(outcome.failed)} of {outcome.planned} tasks failed; {option} runs them again")
 
 

@@ -98,7 +98,8 @@ def _to_mono(part: Part, chosen: int | FloatArray | None) -> FloatArray:
     n_channels = part.samples.shape[1]
     if isinstance(chosen, int) and chosen < n_channels:
         return np.ascontiguousarray(part.samples[:, chosen])
-    return mono(part.samples, chosen if isinstance(chosen, np.ndarray) and len(chosen) == n_channels else None)
+    weights = chosen if isinstance(chosen, np.ndarray) and len(chosen) == n_channels else None
+    return mono(part.samples, weights)
 
 
 def _check_file(path: str | os.PathLike[str]) -> Path:

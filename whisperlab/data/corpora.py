@@ -94,7 +94,8 @@ def is_built(name: str, seed: int = 0) -> bool:
     try:
         folder = corpus_dir(name, seed)
         made = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
-        undamaged = all(file_sha256(folder / file) == digest for file, digest in made.get("manifests", {}).items())
+        manifests = made.get("manifests", {})
+        undamaged = all(file_sha256(folder / file) == digest for file, digest in manifests.items())
     except (OSError, ValueError, AttributeError):
         return False
     return bool(undamaged and made.get("version") == RECIPE_VERSION)

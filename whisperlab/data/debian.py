@@ -68,7 +68,8 @@ def _apt_get(command: Sequence[str], folder: Path, lock: IO[str], options: Seque
     settings = ["Acquire::Retries=3", *options]
     if os.geteuid() == 0:  # apt-get would drop to a user without write access to the folder
         settings.append("APT::Sandbox::User=root")
-    words = ["apt-get", "-q", *[part for setting in settings for part in ("-o", setting)], *command]
+    flags = [part for setting in settings for part in ("-o", setting)]
+    words = ["apt-get", "-q", *flags, *command]
     done = subprocess.run(words, cwd=folder, capture_output=True, text=True, pass_fds=[lock.fileno()])
     errors = [line for line in done.stderr.splitlines() if line.startswith("E:")]
     return "; ".join(errors) or f"exit status {done.returncode}" if done.returncode else ""

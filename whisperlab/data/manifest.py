@@ -228,7 +228,8 @@ def _recording(fields: Json, duration: float, offset: float | None, source: Path
     if "segments" in fields:
         segments = tuple(_segments(fields["segments"], duration, place))
     else:
-        segments = (ReferenceSegment(0.0, duration, lang, fields["text"]),) if lang and "," not in lang else ()
+        one_language = lang and "," not in lang
+        segments = (ReferenceSegment(0.0, duration, lang, fields["text"]),) if one_language else ()
     snr = fields.get("noise_snr_db")
     return Recording(
         id=fields.get("id", stem if offset is None else f"{stem}@{_short(offset)}"),

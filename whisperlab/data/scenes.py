@@ -246,7 +246,8 @@ def render(scene: Scene, rng: Generator) -> FloatArray:
         audio[at + outside : at + len(clip)] += clip[outside:]
     if scene.snr_db is not None:
         power = sum(float(np.square(clip, dtype=np.float64).sum()) for clip in spoken) / sum(map(len, spoken))
-        audio += np.float32(np.sqrt(power) * 10 ** (-scene.snr_db / 20)) * pink_noise(rng, len(audio))
+        noise = np.sqrt(power) * 10 ** (-scene.snr_db / 20)
+        audio += np.float32(noise) * pink_noise(rng, len(audio))
     return audio
 
 

@@ -56,7 +56,8 @@ def to_text(transcripts: Sequence[Transcript], format_name: str, options: Subtit
     """
     if format_name not in FORMATS:
         raise ConfigurationError(f"unknown format {shown(format_name)}; there are: {', '.join(FORMATS)}")
-    return "".join(f"{line}\n" for line in FORMATS[format_name](transcripts, options or SubtitleOptions()))
+    lines = FORMATS[format_name](transcripts, options or SubtitleOptions())
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _cues(transcripts: Sequence[Transcript], options: SubtitleOptions) -> list[_Cue]:
@@ -107,7 +108,8 @@ def _vtt(transcripts: Sequence[Transcript], options: SubtitleOptions) -> Iterato
 
 
 def _clock(time_s: float, point: str) -> str:
-    minutes, rest = divmod(round(1000 * time_s), 60_000)
+    milliseconds = round(1000 * time_s)
+    minutes, rest = divmod(milliseconds, 60_000)
     return f"{minutes // 60:02d}:{minutes % 60:02d}:{rest // 1000:02d}{point}{rest % 1000:03d}"
 
 

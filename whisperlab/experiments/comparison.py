@@ -89,7 +89,8 @@ class Finding:
             "-" if end is None else f"{end - 1:+.1%}".replace("%", " %") if ratio else f"{100 * end:+.1f} points"
             for end in (result.value, result.low, result.high)
         )
-        better = f"B is {measure.less if result.value < (1.0 if ratio else 0.0) else measure.more}"
+        less = result.value < (1.0 if ratio else 0.0)
+        better = f"B is {measure.less if less else measure.more}"
         return {
             **self._where,
             "measure": measure.name,
@@ -112,7 +113,8 @@ class Outcome:
 
     def corrected(self) -> Self:
         """The same with Holm's correction over all findings."""
-        pairs = zip(self.findings, holm([finding.result for finding in self.findings]), strict=True)
+        results = holm([finding.result for finding in self.findings])
+        pairs = zip(self.findings, results, strict=True)
         return replace(self, findings=tuple(replace(finding, result=result) for finding, result in pairs))
 
 

@@ -124,7 +124,8 @@ def _signed_rank_test(changes: Array) -> tuple[float, float]:
     if not len(kept):
         return 1.0, 0.0
     ranks = rankdata(abs(kept))
-    return float(wilcoxon(kept).pvalue), float((ranks[kept > 0].sum() - ranks[kept < 0].sum()) / ranks.sum())
+    effect = float((ranks[kept > 0].sum() - ranks[kept < 0].sum()) / ranks.sum())
+    return float(wilcoxon(kept).pvalue), effect
 
 
 def _pairs_missing(changes: Array, limit: float) -> int:
@@ -133,7 +134,8 @@ def _pairs_missing(changes: Array, limit: float) -> int:
         return LEAST_PAIRS
     spread = 1.4826 * float(np.median(abs(changes - np.median(changes)))) or float(changes.std(ddof=1))
     # A median needs pi/2 times as many pairs as a mean.
-    return max(math.ceil(math.pi / 2 * (_NORMAL * spread / limit) ** 2) - len(changes), 0)
+    needed = math.ceil(math.pi / 2 * (_NORMAL * spread / limit) ** 2)
+    return max(needed - len(changes), 0)
 
 
 @dataclass(slots=True, frozen=True)

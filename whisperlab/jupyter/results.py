@@ -130,7 +130,8 @@ class StreamResult:
 
     def timeline(self) -> Figure:
         """Languages over time with the sound: a click plays from there."""
-        shown = timeline(self.trace, caption=page_text("timeline", has_reference=bool(self.trace.reference)))
+        caption = page_text("timeline", has_reference=bool(self.trace.reference))
+        shown = timeline(self.trace, caption=caption)
         return replace(shown, sound=sound_uri(self.audio, SOUND_LIMIT))
 
     def stages(self) -> Figure:

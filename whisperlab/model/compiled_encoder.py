@@ -118,7 +118,8 @@ def artefact(name: PartName, weights: Weights, precision: Precision, split: int)
         *(torch.__version__, instruction_set(weights.device)),
     )
     digest = hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
-    return cache_dir() / "compiled" / f"{Path(weights.name).stem}-{precision}-{name}{split}-{digest}.pt2"
+    model = Path(weights.name).stem
+    return cache_dir() / "compiled" / f"{model}-{precision}-{name}{split}-{digest}.pt2"
 
 
 def _loaded(name: PartName, weights: Weights, precision: Precision, split: int, say: Say) -> Forward:

@@ -139,7 +139,8 @@ class CTranslate2Decoder:
         (aligned,) = model.align(view, start, [text], encoded.n_audio * _FRAMES)
         rows, places = np.array(aligned.alignments).T
         starts = places[np.unique(rows, return_index=True)[1]]
-        draft.log_probabilities = np.log(np.maximum(aligned.text_token_probs[len(forced) :], 1e-30)).tolist()
+        probabilities = np.maximum(aligned.text_token_probs[len(forced) :], 1e-30)
+        draft.log_probabilities = np.log(probabilities).tolist()
         draft.looped = len(draft.tokens) == prompt.budget
         for n in range(len(forced) + 1, len(text) + 1):
             if loop := looping(text[:n], partial(starts.__getitem__, slice(n))):

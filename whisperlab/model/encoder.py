@@ -276,8 +276,10 @@ def log_mel_spectrogram(audio: FloatArray, n_mels: int, device: torch.device) ->
     raised to that level. ``n_mels`` is 80 or 128.
     """
     samples = torch.from_numpy(audio).to(device)
-    stft = torch.stft(samples, _FFT, _HOP, window=torch.hann_window(_FFT).to(device), return_complex=True)
-    log_mel = torch.clamp(_filters(n_mels, device) @ (stft[..., :-1].abs() ** 2), min=1e-10).log10()
+    window = torch.hann_window(_FFT).to(device)
+    stft = torch.stft(samples, _FFT, _HOP, window=window, return_complex=True)
+    mel = _filters(n_mels, device) @ (stft[..., :-1].abs() ** 2)
+    log_mel = torch.clamp(mel, min=1e-10).log10()
     return (torch.maximum(log_mel, log_mel.max() - _RANGE) + 4.0) / 4.0
 
 

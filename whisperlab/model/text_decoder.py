@@ -316,7 +316,8 @@ class TextDecoder:
     def logits(self, hidden: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:
         """Project hidden states (n, state) on the vocabulary, or on the given rows of it only."""
         with torch.inference_mode():
-            return F.linear(hidden, (self._vocabulary if rows is None else self._vocabulary[rows]).float())
+            weight = self._vocabulary if rows is None else self._vocabulary[rows]
+            return F.linear(hidden, weight.float())
 
     def likeliest(
         self, hidden: torch.Tensor, mask: torch.Tensor | None, n: int, blank: Sequence[int] = (), n_first: int = 0

@@ -139,7 +139,8 @@ def load_weights(name_or_path: str | Path, device: str = "cpu", download: bool =
         checkpoint = load_checkpoint(name, download, say) if name else read_model(Path(target))
         checkpoints.check_fit(checkpoint)
         if not name:
-            name = _packaged_name(checkpoint, tensor_digest(checkpoint.state, mapped=checkpoint.mapped))
+            digest = tensor_digest(checkpoint.state, mapped=checkpoint.mapped)
+            name = _packaged_name(checkpoint, digest)
         if not name:
             checkpoints.check_finite(checkpoint)
         layers_and_heads = checkpoint.dims["n_text_layer"], checkpoint.dims["n_text_head"]

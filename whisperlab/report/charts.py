@@ -24,7 +24,8 @@ def outcomes_figure(results: Sequence[Result]) -> draw.Drawing:
     shares = 100 * parts / [[max(c.lookups, 1)] for c in caches]
     outcomes = template("cache")["outcomes"]
     for look, share, start in zip(outcomes, shares.T, (shares.cumsum(1) - shares).T, strict=True):
-        bars = axes.barh(range(len(results)), share, 0.6, start, edgecolor=draw.INK, linewidth=0.4, **look)
+        rows = range(len(results))
+        bars = axes.barh(rows, share, 0.6, start, edgecolor=draw.INK, linewidth=0.4, **look)
         numbers = [f"{one:.0f}" if one >= 4 else "" for one in share]  # a narrower bar has no space for its number
         axes.bar_label(bars, numbers, label_type="center", color="#000000")
     for place, result in enumerate(results):
@@ -67,7 +68,8 @@ def heatmap(results: Sequence[Result], rate: str, name: str, alt: str, caption: 
         cells.setdefault(tuple("any" if value is None else value for value in place), []).append(result)
     values = [{**_cell(own, rate), "size": size, "precision": digits} for (size, digits), own in cells.items()]
     height = 40 + 42 * len({size for size, _ in cells})
-    return Figure(name, alt, template("heatmap", title=title, height=height, scheme=scheme, cells=values), caption)
+    view = template("heatmap", title=title, height=height, scheme=scheme, cells=values)
+    return Figure(name, alt, view, caption)
 
 
 def _cell(own: Sequence[Result], rate: str) -> Json:
@@ -126,7 +128,8 @@ def parallel(
     ]
     marks = _sparse({(row["axis"], row["height"]): row["value"] for row in rows})
     labels = [{"axis": axis, "height": height, "value": value} for (axis, height), value in marks.items()]
-    return Figure("parallel", alt, template("parallel", rows=rows, labels=labels, axes=list(columns)), caption)
+    view = template("parallel", rows=rows, labels=labels, axes=list(columns))
+    return Figure("parallel", alt, view, caption)
 
 
 def _sparse(marks: Mapping[tuple[str, float], str]) -> dict[tuple[str, float], str]:

@@ -127,7 +127,9 @@ def _noise(objective: Objective, runs: Results) -> str:
     wholes = values(whole[0]) if whole else np.ones_like(parts)
     usable = np.isfinite(parts + wholes).all(axis=0) if shared else np.zeros(0, bool)
     found = separation(parts[:, usable], wholes[:, usable])
-    return "" if found.shown else page_text("search_noise", objective=objective, all=len(runs), found=found)
+    if found.shown:
+        return ""
+    return page_text("search_noise", objective=objective, all=len(runs), found=found)
 
 
 def _front_table(members: Results, objectives: Objectives) -> Table:

@@ -20,7 +20,8 @@ def agreed(previous: Sequence[Word], current: Sequence[Word]) -> int:
     >>> agreed(a, b)
     2
     """
-    return sum(1 for _ in takewhile(lambda pair: pair[0].key == pair[1].key, zip(previous, current, strict=False)))
+    pairs = zip(previous, current, strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0].key == pair[1].key, pairs))
 
 
 class CommitPolicy:
@@ -49,7 +50,8 @@ class CommitPolicy:
         self._latest = hypothesis.words
 
         def is_reliable(word: Word) -> bool:
-            return word.end <= horizon and (word.end <= end - self._patience or self._is_clear(word))
+            waited = word.end <= end - self._patience
+            return word.end <= horizon and (waited or self._is_clear(word))
 
         new = list(takewhile(is_reliable, words[len(self.committed) :]))
         self.committed.extend(new)

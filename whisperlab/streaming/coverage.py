@@ -51,7 +51,8 @@ def uncovered(words: Sequence[Word], voiced: Sequence[int], span: Span, first: i
     found = []
     for place, (start, covered) in enumerate(zip(starts, reaches, strict=True)):
         end = starts[place + 1] if place + 1 < len(starts) else span.end
-        rest = frames[bisect_left(frames, start) : bisect_left(frames, end)][covered // VAD_FRAME :]
+        inside = frames[bisect_left(frames, start) : bisect_left(frames, end)]
+        rest = inside[covered // VAD_FRAME :]
         if len(rest) * VAD_FRAME >= samples(LEAST_S):
             speech = Span(rest[0], min(rest[-1] + VAD_FRAME, span.end))
             found.append(Uncovered(first + place - 1, start, speech, len(rest) * VAD_FRAME))

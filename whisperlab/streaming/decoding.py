@@ -63,7 +63,8 @@ class DecodingOptions(Options, group="decoding"):
 
     def silences_s(self, n_samples: int) -> list[float]:
         """Seconds of silence after a window of final text, try by try."""
-        return [max(silence_s, self.final_window_s - seconds(n_samples)) for silence_s in self.final_silence_s]
+        least_s = self.final_window_s - seconds(n_samples)
+        return [max(silence_s, least_s) for silence_s in self.final_silence_s]
 
     def check(self) -> None:
         got = self.final_silence_s

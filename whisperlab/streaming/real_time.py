@@ -67,7 +67,8 @@ class OverloadOptions:
         """
         thresholds = self.skip_lid_ms, self.longer_steps_ms
         reached = sum(lag_ms > threshold for threshold in thresholds)
-        return max(reached, min(before, sum(lag_ms > self.recover * threshold for threshold in thresholds)))
+        left = sum(lag_ms > self.recover * threshold for threshold in thresholds)
+        return max(reached, min(before, left))
 
 
 class LiveTranscriber(Protocol):
@@ -163,7 +164,8 @@ class RealTimeFeed:
         the transcriber; the piece counts as processed.
         """
         with self._changed:
-            self._done.level = level = self._options.level(len(self._ring) / self._rate * 1000, self._done.level)
+            lag_ms = len(self._ring) / self._rate * 1000
+            self._done.level = level = self._options.level(lag_ms, self._done.level)
             gap = Span(self._taken_until, self._ring.start)
             piece = self._ring.consume(0 if gap else min(len(self._ring), self._piece))
             self._done.working = len(piece)

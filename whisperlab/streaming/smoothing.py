@@ -150,7 +150,8 @@ class TransitViterbi:
         everywhere = unlikely.sum()
         self._settled -= weight * (everywhere - unlikely + seen**2)
         share = (window.end - self._began)[:, None] / max(len(window), 1)
-        odds = DOUBT * (2 * np.clip((share - RAMP[0]) / (RAMP[1] - RAMP[0]), 0, 1) - 1)
+        rise = np.clip((share - RAMP[0]) / (RAMP[1] - RAMP[0]), 0, 1)
+        odds = DOUBT * (2 * rise - 1)
         entered, left = -np.log1p(np.exp(-odds)), -np.log1p(np.exp(odds))
         others = everywhere - unlikely - unlikely[self._from]
         self._transit -= weight * (others + (seen - entered) ** 2 + (seen[self._from] - left) ** 2)

@@ -157,7 +157,8 @@ class TextSession:
             self._finish(speech, left_out.word_start)
             self.speech = self._new_speech(self.final_until)
             return
-        reliable = min(self.detector.reliable_until(self.language), left_out.word_start if left_out else end)
+        horizon = left_out.word_start if left_out else end
+        reliable = min(self.detector.reliable_until(self.language), horizon)
         self.context.results.committed += decoding.joined(speech.policy.update(hypothesis, reliable, end))
 
     # --- language changes -------------------------------------------------------------------------------
@@ -197,7 +198,8 @@ class TextSession:
     def _new_speech(self, start: int) -> Speech:
         options = self.context.config.session
         lag = options.attention_lag_ms * PER_MS if options.policy == "alignatt" else None
-        return Speech(start, CommitPolicy(lag, options.commit_above, round(options.commit_wait_s * SAMPLE_RATE)))
+        patience = round(options.commit_wait_s * SAMPLE_RATE)
+        return Speech(start, CommitPolicy(lag, options.commit_above, patience))
 
     def _decoding(
         self, speech: Speech, end: int, language: str, context: Sequence[Word] = (), *, final: bool

@@ -121,7 +121,8 @@ class SpeechGate:
         """
         self.detector.reset()
         self._amplifies = False
-        self._recent.extend([0.0] * min(max(end - self.heard_until, 0) // VAD_FRAME, self._recent.maxlen or 0))
+        n_frames = max(end - self.heard_until, 0) // VAD_FRAME
+        self._recent.extend([0.0] * min(n_frames, self._recent.maxlen or 0))
         self.heard_until = end
 
     def pauses(self, within: Span) -> list[Span]:
@@ -130,7 +131,8 @@ class SpeechGate:
         for start, probability in self._frames(within):
             if probability >= self.options.offset:
                 continue
-            runs.append(Span(runs.pop().start if runs and runs[-1].end == start else start, start + VAD_FRAME))
+            begin = runs.pop().start if runs and runs[-1].end == start else start
+            runs.append(Span(begin, start + VAD_FRAME))
         return runs
 
     def spoken_since(self, least: int) -> int | None:

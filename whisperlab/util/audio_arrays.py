@@ -247,4 +247,5 @@ def _hann_and_filters(n_bands: int) -> tuple[FloatArray, FloatArray]:
     bins = np.fft.rfftfreq(MEL_FRAME, 1 / SAMPLE_RATE)
     left, peak, right = (edges[i : n_bands + i, None] for i in range(3))
     rising, falling = (bins - left) / (peak - left), (right - bins) / (right - peak)
-    return np.hanning(MEL_FRAME).astype(np.float32), np.maximum(0, np.minimum(rising, falling)).astype(np.float32)
+    filters = np.maximum(0, np.minimum(rising, falling)).astype(np.float32)
+    return np.hanning(MEL_FRAME).astype(np.float32), filters

@@ -36,7 +36,8 @@ class Option:
 
 def option(default: T, meaning: str, low: float = -inf, high: float = inf, *, exclusive: bool = False) -> T:
     """A field of a group of options. ``meaning`` says what it does, in which unit, and why this is the default."""
-    return field(default=default, metadata={"low": low, "high": high, "exclusive": exclusive, "meaning": meaning})
+    metadata = {"low": low, "high": high, "exclusive": exclusive, "meaning": meaning}
+    return field(default=default, metadata=metadata)
 
 
 class Options:

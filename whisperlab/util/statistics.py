@@ -105,7 +105,8 @@ def block_ratio(
         top, bottom = (statistic(np.concatenate(part)) for part in zip(*(pairs[i] for i in rows), strict=True))
         return top / bottom
 
-    interval = central([ratio(rows) for rows in resamples(len(pairs), rng)]) if len(pairs) >= LEAST_UNITS else None
+    enough = len(pairs) >= LEAST_UNITS
+    interval = central([ratio(rows) for rows in resamples(len(pairs), rng)]) if enough else None
     return ratio(range(len(pairs))), interval
 
 

@@ -202,7 +202,8 @@ def units(text: str, *, fold_diacritics: bool = True, normalizer: str = "plain",
     plain = _APOSTROPHE.sub("", plain)
     if fold_diacritics:
         plain = _ACCENT.sub("", unicodedata.normalize("NFD", plain))
-    return list((_SYLLABLE_OR_UNIT if "hangul" in folds else _UNIT).findall(unicodedata.normalize("NFC", plain)))
+    unit = _SYLLABLE_OR_UNIT if "hangul" in folds else _UNIT
+    return list(unit.findall(unicodedata.normalize("NFC", plain)))
 
 
 def spaced(text: str) -> str:
@@ -265,7 +266,8 @@ def align(
             pairs = zip(left, answers, strict=True)
             steps += (Aligned(unit[0], answer, *unit[1:], label) for unit, (answer, label) in pairs)
         else:
-            language = wanted[max(chunk.ref_start_idx - 1, 0)][1] if wanted else UNTAGGED
+            before = max(chunk.ref_start_idx - 1, 0)
+            language = wanted[before][1] if wanted else UNTAGGED
             steps += (Aligned(None, unit, language) for unit, _ in right)
     return tuple(steps)
 
