@@ -27,7 +27,7 @@ INSIDE = "--inside"  # how a guided run calls this script for the process that l
 PROGRESS = re.compile(r"#(\d+)\s+(INITED|DONE)\s+cov: (\d+) ft: (\d+)(?: corp: (\d+))?")
 NAMES = (
     *("audio", "wav", "array", "option", "manifest", "trace", "transcript", "store", "configuration"),
-    *("checkpoint", "contents", "command", "trace-page", "store-page"),
+    *("checkpoint", "contents", "command", "trace-page", "row-page", "edited-store"),
 )
 
 
@@ -38,6 +38,7 @@ def main() -> int:
     parser.add_argument("--cases", type=int, default=1000, metavar="N", help="default: %(default)s")
     parser.add_argument("--first", type=int, default=0, metavar="N", help="the first case, without --guided")
     parser.add_argument("--guided", action="store_true", help="let coverage choose; needs atheris")
+    parser.add_argument("--also", type=Path, nargs="+", default=[], metavar="FILE", help="more seeds of audio")
     parser.add_argument("--keep", type=Path, default=Path("reports/fuzz"), metavar="DIR", help="default: %(default)s")
     args = parser.parse_args()
     if unknown := set(args.targets) - set(NAMES):
@@ -51,6 +52,8 @@ def main() -> int:
         if not seeds.is_dir():
             subprocess.run([sys.executable, TESTS / "fuzzing.py", made], check=True, stderr=subprocess.DEVNULL)
             shutil.move(made, seeds)
+        for path in args.also:
+            shutil.copyfile(path, seeds / "audio" / path.name)
         with chdir(scratch):
             for name in args.targets or NAMES:
                 print(f"\n== {name}", flush=True)

@@ -18,6 +18,8 @@ import math
 import os
 import pickle
 import random
+import re
+import shutil
 import struct
 import sys
 import zipfile
@@ -28,6 +30,7 @@ from pathlib import Path
 from typing import Any, Protocol
 from unittest import mock
 
+import fuzzing_stores
 import numpy as np
 import soundfile
 import torch
@@ -36,15 +39,16 @@ from guard import serve
 from whisperlab import data as corpora
 from whisperlab.buffer import RingBuffer
 from whisperlab.cache import KEYS, EncoderCache
+from whisperlab.cli import commands
 from whisperlab.config import SessionOptions
-from whisperlab.data import audio_files
+from whisperlab.data import audio_files, containers
 from whisperlab.evaluation.scoring import score_trace
 from whisperlab.evaluation.trace import read_trace, write_trace
+from whisperlab.evaluation.transcripts import FORMATS
 from whisperlab.experiments import comparison, results_store, sweep
 from whisperlab.metrics import PerformanceMetrics
 from whisperlab.model import weights as models
 from whisperlab.model.checkpoints import tensor_shapes
-from whisperlab.report import from_store, from_traces
 from whisperlab.streaming.decoding import DecodingOptions
 from whisperlab.streaming.false_switches import SwitchOptions
 from whisperlab.streaming.language_id import LanguageIdOptions
@@ -72,6 +76,7 @@ Run = Callable[[], None]
 CLIP_S = 0.3  # of the speech that seeds are made of
 SPEECH_S = 1.2  # of that which transcribers hear
 LONGEST_ERROR = 1200  # characters
+DRAWN = 0.1  # of the pages of stores, with Matplotlib
 
 # A Whisper that fits in 2 MB: every shape that matters is right, and what it says means nothing.
 TINY = {
@@ -91,7 +96,8 @@ EXTREMES = (*(0, 1, 2, 3, 7, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 10**6), *
 HUGE = 10**5000  # of more digits than Python writes out
 WILD: tuple[Any, ...] = (
     *(None, True, False, "", "0", "en", "\ud800", "\x00", "a" * 5000),
-    *([], {}, [None], {"": None}, b"", object()),
+    *("$x_1^{", "<b>x</b>", "{{7*7}}", "a\x00b", "\ufffe", "=1+1", "xx", "nan", "../../x", "\u202e"),
+    *([], {}, [None], {"": None}, [[[[]]]], [[1, [2, ["x"]]]], [{}], b"", object()),
     *(0, -1, 1, 2, 31, 99, 100, 512, 16_000, 10**6, 2**31, 2**63, 10**30, 10**400, -(2**63), -(10**400)),
     *(0.0, -0.0, 0.5, 1.0, -1.0, 1e-320, 1e-9, 1e9, 1e308, math.nan, math.inf, -math.inf),
     *(np.float32(0.5), np.int64(7), np.float64("nan"), np.zeros(3), HUGE, -HUGE),
@@ -175,7 +181,7 @@ def answer(run: Run, errors: tuple[type[WhisperlabError], ...]) -> str:
     except errors as error:
         if not 0 < len(str(error)) < LONGEST_ERROR:
             raise AssertionError(f"an error of {len(str(error))} characters") from error
-        return type(error).__name__
+        return type(error).__name__ + ", a decoder died" * ("FFmpeg cannot decode it" in str(error))
     return "right"
 
 
@@ -235,6 +241,15 @@ def double(rng: Rng, data: bytes, other: bytes) -> bytes:
     return data[: at + n] + data[at:]
 
 
+def swap_blocks(rng: Rng, data: bytes, other: bytes) -> bytes:
+    """Two blocks of one size in each other's place."""
+    n = min(rng.choice((4, 64, 512, 4096)), len(data) // 2)
+    first = rng.randrange(len(data) - 2 * n + 1)
+    second = rng.randrange(first + n, len(data) - n + 1)
+    head, between, tail = data[:first], data[first + n : second], data[second + n :]
+    return head + data[second : second + n] + between + data[first : first + n] + tail
+
+
 def add_noise(rng: Rng, data: bytes, other: bytes) -> bytes:
     at = rng.randrange(len(data) + 1)
     return data[:at] + rng.randbytes(rng.choice((1, 4, 64, 1024))) + data[at:]
@@ -244,7 +259,7 @@ DAMAGE = {
     mutation.__name__: mutation
     for mutation in (
         *(cut_in_header, cut_anywhere, flip_bits, flip_bits_in_header, overwrite_field, overwrite_size),
-        *(splice, wipe, drop, double, add_noise),
+        *(splice, wipe, drop, double, add_noise, swap_blocks),
     )
 }
 
@@ -252,9 +267,21 @@ DAMAGE = {
 # --- audio ----------------------------------------------------------------------------------------------
 
 
+LARGEST_GROWTH = 5000  # decoded values per byte; silence in FLAC has 3,900
+LONGEST_GAPS_S = 3600.0
+
+
 def read_sound(path: Path) -> None:
-    check_sound(audio_files.read_audio(path))
-    assert audio_files.read_audio(path).tobytes() == audio_files.read_audio(path).tobytes(), "two readings differ"
+    """Reads a file, and compares length and samples with a second reading and with what the decoder sent."""
+    found = audio_files.read_audio(path)
+    check_sound(found)
+    assert found.tobytes() == audio_files.read_audio(path).tobytes(), "two readings differ"
+    parts = containers.decode(path)
+    heard_s = sum(len(part.samples) / part.rate + part.gap_s for part in parts)
+    assert abs(len(found) / SAMPLE_RATE - heard_s) < 0.001 * (len(parts) + 1), f"{len(found)} samples of {heard_s} s"
+    assert sum(part.gap_s for part in parts) <= LONGEST_GAPS_S
+    n_values, n_bytes = sum(part.samples.size for part in parts), path.stat().st_size
+    assert n_values <= LARGEST_GROWTH * n_bytes, f"{n_values} values of {n_bytes} bytes"
 
 
 def check_sound(found: np.ndarray) -> None:
@@ -633,6 +660,17 @@ def changed(rng: Rng, value: Any) -> Any:
     return rng.choice(WILD_JSON)
 
 
+def repeat_field(rng: Rng, data: bytes, other: bytes) -> bytes:
+    """A field of an object twice, with two values; JSON allows it, and Python keeps the last."""
+    line = data.decode(errors="surrogateescape")
+    places = [match.start() for match in re.finditer(r'"[a-z_0-9.]+": ', line)]
+    if not places:
+        return data
+    at = rng.choice(places)
+    name = line[at : line.index(": ", at) + 2]
+    return (line[:at] + name + json.dumps(rng.choice(WILD_JSON)) + ", " + line[at:]).encode(errors="surrogateescape")
+
+
 def odd_numbers(rng: Rng, data: bytes, other: bytes) -> bytes:
     """A number written as JSON has it, and no type of Python's does."""
     digits = [place for place, letter in enumerate(data) if 48 <= letter <= 57]
@@ -658,9 +696,13 @@ def nest_deeply(rng: Rng, data: bytes, other: bytes) -> bytes:
 DAMAGE_JSON = {
     **{name: mutation for name, mutation in DAMAGE.items() if name not in ("overwrite_size", "cut_in_header")},
     **{f"change_values_{n}": change_values for n in range(8)},  # the likeliest
+    "repeat_field": repeat_field,
     "odd_numbers": odd_numbers,
     "nest_deeply": nest_deeply,
 }
+
+
+DAMAGE_VALUES = {**DAMAGE_JSON, **{f"change_values_{n}": change_values for n in range(8, 30)}}
 
 
 def read_manifest(path: Path) -> None:
@@ -712,28 +754,59 @@ def read_store(path: Path) -> None:
 
 
 def draw_traces(path: Path) -> None:
-    """The page of a trace that can be read."""
-    traces = [read_trace(path)]
-    with no_vega():
-        from_traces(traces).html().encode()
+    """A trace through all that reads it: scores, transcripts in every format, exports, the page."""
+    reference = str(SEEDS / "audio.manifest")
+    trace = read_trace(path)
+    for name in FORMATS:
+        trace.to_text(name)
+    shutil.rmtree("exports", ignore_errors=True)
+    with contextlib.suppress(RefusedError):  # without a reference
+        call(["score", str(path), "--json"])
+    with contextlib.suppress(RefusedError):
+        call(["score", str(path), "--reference", reference, "--export", "exports"])
+    with quick_pages():
+        call(["report", str(path), "--out", "page.html"])
 
 
-def draw_store(path: Path) -> None:
-    """The page of a store with the rows that it takes."""
-    folder = Path("sweep")
-    folder.mkdir(exist_ok=True)
-    (folder / results_store.STORE).unlink(missing_ok=True)
-    with contextlib.suppress(SweepError):  # the rows before the first one that is refused
-        append_rows(path, folder)
-    with results_store.open_store(folder) as store, no_vega():
-        from_store(store, folder=folder).html().encode()
+def damaged_rows(rng: Rng) -> Run:
+    """Rows that are damaged as JSON, and what the store takes of them through all that reads it."""
+    mutations = [mutation for name, mutation in DAMAGE_VALUES.items() if name != "nest_deeply"]
+
+    def damage(chances: Rng, data: bytes) -> bytes:
+        return chances.choice(mutations)(chances, data, data)
+
+    def run() -> None:
+        template = SEEDS / "template"
+        folder, taken = fuzzing_stores.append_damaged(rng, template, damage)
+        if not taken:
+            raise SweepError("no damaged row was taken")
+        with quick_pages(drawn=rng.random() < DRAWN):
+            fuzzing_stores.read_with_everything(folder, template, call)
+
+    return run
+
+
+def edited_store(kind: str, rng: Rng) -> Run:
+    """A store that was edited by SQL through all that reads it."""
+
+    def run() -> None:
+        template = SEEDS / "template"
+        folder = fuzzing_stores.edited(rng, template, kind)
+        with quick_pages(drawn=rng.random() < DRAWN):
+            fuzzing_stores.read_with_everything(folder, template, call)
+
+    return run
 
 
 @contextlib.contextmanager
-def no_vega() -> Iterator[None]:
-    """Without the engine of JavaScript, which takes seconds and much memory. Matplotlib draws."""
-    drawn = mock.patch("vl_convert.vegalite_to_svg", return_value='<svg viewBox="0 0 1 1"></svg>')
-    with drawn, mock.patch("whisperlab.report.page.vega_script", return_value=""):
+def quick_pages(drawn: bool = False) -> Iterator[None]:
+    """Without the engine of JavaScript, which takes seconds and much memory; ``drawn``: Matplotlib draws its part."""
+    no_picture = '<svg viewBox="0 0 1 1"></svg>'
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(mock.patch("vl_convert.vegalite_to_svg", return_value=no_picture))
+        stack.enter_context(mock.patch("whisperlab.report.page.vega_script", return_value=""))
+        if not drawn:  # figures are made and not written, which takes most of the time
+            stack.enter_context(mock.patch("whisperlab.report.figure.to_svg", return_value=no_picture))
         yield
 
 
@@ -942,8 +1015,11 @@ def targets() -> dict[str, Target]:
         "trace": Files(_seeds("trace"), DAMAGE_JSON, read_whole_trace, (TraceError, ConfigurationError)),
         "transcript": Files(_seeds("transcript"), DAMAGE_JSON, score_transcript, (RefusedError,)),
         "store": Files(_seeds("store"), DAMAGE_JSON, read_store, (SweepError, ConfigurationError)),
-        "trace-page": Files(_seeds("trace"), DAMAGE_JSON, draw_traces, (TraceError,)),
-        "store-page": Files(_seeds("store"), DAMAGE_JSON, draw_store, (SweepError,)),
+        "trace-page": Files(_seeds("trace"), DAMAGE_VALUES, draw_traces, (TraceError, RefusedError)),
+        "row-page": Values({"damaged row": damaged_rows}, (WhisperlabError,)),
+        "edited-store": Values(
+            {kind: partial(edited_store, kind) for kind in fuzzing_stores.EDITS}, (WhisperlabError,)
+        ),
         "configuration": Files(_seeds("configuration"), DAMAGE_JSON, read_configuration, (ConfigurationError,)),
         "checkpoint": Files(_seeds("checkpoint"), DAMAGE, read_checkpoint, (WeightsError,)),
         "contents": Values({"checkpoint": checkpoint_of}, (WeightsError,)),
@@ -972,6 +1048,10 @@ def make_seeds(folder: Path) -> None:
     torch.manual_seed(0)
     _checkpoint_seeds(folder)
     _json_seeds(folder, recording)
+    fuzzing_stores.make_template(folder / "template", call)
+    traces = sorted((folder / "template" / "done" / results_store.TRACES).iterdir())
+    for number, path in enumerate(traces[:2]):
+        shutil.copyfile(path, folder / f"talker{number}.trace")
 
 
 def _audio_seeds(folder: Path, said: np.ndarray) -> None:
@@ -986,6 +1066,8 @@ def _audio_seeds(folder: Path, said: np.ndarray) -> None:
         "W64": ("PCM_16",),
         "AU": ("PCM_16",),
         "CAF": ("ALAC_16",),
+        "NIST": ("PCM_16", "ULAW"),
+        "VOC": ("PCM_16",),
     }.items():
         for subtype in subtypes:
             path = folder / f"{subtype}.{container.lower()}"
@@ -993,33 +1075,37 @@ def _audio_seeds(folder: Path, said: np.ndarray) -> None:
     stereo = np.stack([said, said[::-1]], axis=1)
     soundfile.write(folder / "stereo.wav", stereo, 44_100)
     soundfile.write(folder / "stereo.flac", stereo, 8_000)
+    joined = (folder / "PCM_16.wav").read_bytes()
+    (folder / "joined.wav").write_bytes(2 * joined)
     _ffmpeg_seeds(folder, np.rint(said * 32767).astype(np.int16))
+
+
+# Containers and codecs that FFmpeg writes, by rate. The others that whisperlab reads have no encoder.
+ENCODED = {
+    8_000: "amr:libopencore_amrnb 3gp:libopencore_amrnb flv:nellymoser rm:real_144 wav:g726 wav:pcm_alaw",
+    16_000: "g722:g722 wav:adpcm_yamaha wav:pcm_f64le wv:wavpack tta:tta voc:pcm_u8 sox:pcm_s32le ircam:pcm_s16le "
+    "caf:alac mov:pcm_s16be avi:pcm_s16le aiff:pcm_s24be w64:pcm_f32le",
+    44_100: "flv:adpcm_swf flv:libmp3lame asf:wmav1 mp4:alac mp3:libmp3lame",
+    48_000: "matroska:aac mp4:aac ipod:aac webm:libopus flv:aac adts:aac latm:aac ac3:ac3 eac3:eac3 asf:wmav2 "
+    "mpegts:mp2 mpegts:aac mpeg:mp2 vob:ac3 avi:mp2 rm:ac3 mp2:mp2 matroska:pcm_s16le",
+}
 
 
 def _ffmpeg_seeds(folder: Path, pcm: np.ndarray) -> None:
     import av
 
-    kinds = {
-        "matroska": "aac",
-        "mp4": "aac",
-        "webm": "libopus",
-        "flv": "aac",
-        "g722": "g722",
-        "adts": "aac",
-        "ac3": "ac3",
-    }
-    for container, codec in {**kinds, "asf": "wmav2"}.items():
-        rate = 16_000 if codec == "g722" else 48_000
-        with av.open(str(folder / f"{codec}.{container}"), "w", format=container) as out:
-            stream = out.add_stream(codec, rate=rate, layout="mono")
-            stream.bit_rate = 64_000  # WMA has no default
-            frame = av.AudioFrame.from_ndarray(pcm[None], format="s16", layout="mono")
-            frame.sample_rate = 16_000
-            convert = av.AudioResampler(stream.format, stream.layout, rate, stream.frame_size or None)
-            frames = [*convert.resample(frame), *convert.resample(None)]
-            for each in frames:
-                out.mux(stream.encode(each))
-            out.mux(stream.encode(None))
+    for rate, kinds in ENCODED.items():
+        for container, codec in (kind.split(":") for kind in kinds.split()):
+            with av.open(str(folder / f"{codec}.{container}"), "w", format=container) as out:
+                stream = out.add_stream(codec, rate=rate, layout="mono")
+                stream.bit_rate = 12_200 if "amr" in codec else 64_000  # WMA has no default
+                frame = av.AudioFrame.from_ndarray(pcm[None], format="s16", layout="mono")
+                frame.sample_rate = 16_000
+                convert = av.AudioResampler(stream.format, stream.layout, rate, stream.frame_size or None)
+                frames = [*convert.resample(frame), *convert.resample(None)]
+                for each in frames:
+                    out.mux(stream.encode(each))
+                out.mux(stream.encode(None))
 
 
 def _checkpoint_seeds(folder: Path) -> None:
@@ -1095,6 +1181,7 @@ def be_ready(seeds: Path) -> None:
     SEEDS = seeds.resolve()
     os.environ["WHISPERLAB_CACHE"] = os.fspath(Path("no-cache").resolve())
     torch.set_num_threads(1)
+    commands.build_parser = cache(commands.build_parser)  # a tenth of the time of a command
     weights()
     speech()
 

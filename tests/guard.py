@@ -13,6 +13,7 @@ import os
 import resource
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 import traceback
@@ -38,6 +39,7 @@ class Outcome:
     kind: str
     answer: str
     cpu_s: float = 0.0
+    wall_s: float = 0.0
     peak_bytes: int = 0
     finding: str | None = None
 
@@ -50,6 +52,7 @@ class Tally:
     by_answer: Counter[str] = field(default_factory=Counter)
     findings: list[Outcome] = field(default_factory=list)
     slowest: Outcome = Outcome(-1, "", "")
+    longest: Outcome = Outcome(-1, "", "")
     largest: Outcome = Outcome(-1, "", "")
 
     def add(self, outcome: Outcome) -> None:
@@ -59,6 +62,7 @@ class Tally:
         if outcome.finding:
             self.findings.append(outcome)
         self.slowest = max(self.slowest, outcome, key=lambda one: one.cpu_s)
+        self.longest = max(self.longest, outcome, key=lambda one: one.wall_s)
         self.largest = max(self.largest, outcome, key=lambda one: one.peak_bytes)
 
     @property
@@ -78,7 +82,8 @@ class Tally:
             [
                 f"{self.cases} cases: {dict(self.by_answer.most_common())}",
                 f"by kind, the 20 most frequent of {len(self.by_kind)}: {dict(self.by_kind.most_common(20))}",
-                f"slowest {self.slowest.cpu_s:.2f} s of CPU (case {self.slowest.case}, {self.slowest.kind})",
+                f"slowest {self.slowest.cpu_s:.2f} s of CPU (case {self.slowest.case}, {self.slowest.kind}), "
+                f"{self.longest.wall_s:.2f} s with children (case {self.longest.case}, {self.longest.kind})",
                 f"most memory {self.largest.peak_bytes / 2**20:.0f} MiB more (case {self.largest.case}, "
                 f"{self.largest.kind})",
                 *found,
@@ -107,20 +112,27 @@ def serve(
 
     What runs returns ``right`` or the name of an expected error; whatever it raises is a finding.
     """
-    with open(os.dup(1), "w") as out:
-        os.dup2(2, 1)  # what native libraries print must not get between the lines
+    with open(os.dup(1), "w") as out, tempfile.TemporaryFile() as printed:
+        os.dup2(printed.fileno(), 1)  # nothing should be printed, not even by native libraries
         faulthandler.enable()
         for limit in (signal.SIGPROF, signal.SIGALRM):
             faulthandler.register(limit, chain=True)  # a traceback, and then the end
         limit_memory(memory)
         for number in range(first, first + count):
-            print(json.dumps(_outcome(case, number, cpu_s, wall_s)), file=out, flush=True)
+            outcome = _outcome(case, number, cpu_s, wall_s)
+            sys.stdout.flush()
+            printed.seek(0)
+            if text := printed.read():
+                outcome["finding"] = f"{outcome['finding'] or ''}\nprinted on stdout: {text[:200]!r}"
+                printed.seek(0)
+                printed.truncate()
+            print(json.dumps(outcome), file=out, flush=True)
 
 
 def _outcome(case: Case, number: int, cpu_s: float, wall_s: float) -> dict[str, Any]:
     kind, finding, answer = "making the case", None, "finding"
     _forget_peak()
-    before, began = _status("VmRSS"), time.process_time()
+    before, began, clock = _status("VmRSS"), time.process_time(), time.monotonic()
     _limit_time(cpu_s, wall_s)
     try:
         kind, run = case(number)
@@ -134,6 +146,7 @@ def _outcome(case: Case, number: int, cpu_s: float, wall_s: float) -> dict[str, 
         "kind": kind,
         "answer": answer,
         "cpu_s": time.process_time() - began,
+        "wall_s": time.monotonic() - clock,
         "peak_bytes": max(0, _status("VmHWM") - before),
         "finding": finding,
     }

@@ -295,6 +295,9 @@ class EncoderCache:
             counts, hits, checked = self._counts, self._counts.hits.total(), self._counts.shadow_checked
             times = list(counts.lookup_ns)
             p50, p95 = (np.percentile(times, (50, 95)) / 1e6).tolist() if times else (None, None)
+            shadow = {"checked": checked, "false_hits": counts.false_hits}
+            parts = {"false_hit_rate": counts.false_hits, "mean_distance": counts.distance}
+            rates = {name: part / checked if checked else None for name, part in parts.items()}
             return {
                 "size": len(self._entries),
                 "max_size": self.max_size,
@@ -307,12 +310,7 @@ class EncoderCache:
                 "refused": counts.refused,
                 "hits_by_cause": {cause: counts.hits[cause] for cause in get_args(Cause)},
                 "lookup_ms": {"p50": p50, "p95": p95, "n": len(times)},
-                "shadow": {
-                    "checked": checked,
-                    "false_hits": counts.false_hits,
-                    "false_hit_rate": counts.false_hits / checked if checked else None,
-                    "mean_distance": counts.distance / checked if checked else None,
-                },
+                "shadow": {**shadow, **rates},
                 "key": self.key.name,
                 "hash_precision": self.hash_precision,
                 "device": str(self.device),

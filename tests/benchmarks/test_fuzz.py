@@ -170,7 +170,7 @@ def test_json_that_the_standard_knows_is_read_back(value: Any) -> None:
 # --- the guard itself, which must see what it is there for ------------------------------------------------
 
 BAD_CASES = """
-    import ctypes, re, sys, time
+    import ctypes, os, re, sys, time
     sys.path.insert(0, {tests!r})
     from guard import serve
 
@@ -180,8 +180,9 @@ BAD_CASES = """
     def eat(): bytearray(2**32)
     def fail(): raise KeyError("untyped")
     def right(): return "right"
+    def shout(): return os.write(1, b"hello") and "right"
 
-    cases = [right, segfault, compute, wait, eat, fail, right]
+    cases = [right, segfault, compute, wait, eat, fail, right, shout]
     serve(lambda n: (cases[n].__name__, cases[n]), *map(int, sys.argv[1:]), cpu_s=0.5, wall_s=3, memory=2**28)
 """
 
@@ -189,16 +190,17 @@ BAD_CASES = """
 def test_the_guard_finds_crashes_hangs_and_floods_and_goes_on_behind_them(tmp_path: Path) -> None:
     script = tmp_path / "cases.py"
     script.write_text(textwrap.dedent(BAD_CASES.format(tests=str(ROOT / "tests"))))
-    tally: Tally = guarded([sys.executable, str(script)], 0, 7)
+    tally: Tally = guarded([sys.executable, str(script)], 0, 8)
     found = {one.case: (one.finding or "").strip().splitlines()[-1] for one in tally.findings}
-    assert tally.cases == 7
-    assert tally.by_answer["right"] == 2
+    assert tally.cases == 8
+    assert tally.by_answer["right"] == 3
     assert found == {
         1: "died of SIGSEGV",
         2: "a hang: it computed for longer than it may",
         3: "a hang: it waited for longer than it may",
         4: "MemoryError",
         5: "KeyError: 'untyped'",
+        7: "printed on stdout: b'hello'",
     }
     assert "in compute" in tally.findings[1].finding  # type: ignore[operator]
 

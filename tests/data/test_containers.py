@@ -558,6 +558,22 @@ def test_a_crash_of_a_decoder_is_an_error_of_that_file_alone(tmp_path: Path, end
     assert decoder_pids() != [pid]
 
 
+def test_a_decoder_that_another_process_kills_is_started_again_for_the_file(tmp_path: Path) -> None:
+    """A failed task of a sweep stays failed, and this file is right."""
+    (tmp_path / "good.wav").write_bytes(encoded(noise(1.0), **KINDS["wav"]))
+    expected = read_audio(tmp_path / "good.wav")
+    (pid,) = decoder_pids()
+    os.kill(pid, signal.SIGSTOP)
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(read_audio, tmp_path / "good.wav")
+        while not reading.running():
+            time.sleep(0.01)
+        time.sleep(0.1)
+        os.kill(pid, signal.SIGKILL)
+        assert np.array_equal(reading.result(), expected)
+    assert decoder_pids() != [pid]
+
+
 def test_one_process_with_limits_decodes_all_files(tmp_path: Path) -> None:
     files = [tmp_path / f"{number}.wav" for number in range(8)]
     for number, file in enumerate(files):

@@ -133,6 +133,21 @@ def test_each_configuration_is_tested_and_corrected_for_all(tmp_path: Path) -> N
     )
 
 
+@pytest.mark.parametrize("lacking", ["compute_s", "statistics", "duration", "rates"])
+def test_a_row_without_a_measurement_is_left_out_of_it(tmp_path: Path, lacking: str) -> None:
+    rows = [row(n, {}, 0.1) for n in range(6)]
+    for one in rows[:5]:
+        del one[lacking]
+    outcome = both(tmp_path, rows, rows)
+    assert {finding.result.n for finding in outcome.findings} <= {1, 6}
+
+
+def test_a_rate_that_is_no_number_is_left_out(tmp_path: Path) -> None:
+    rows = [row(n, {}, 0.1) for n in range(6)]
+    rows[0]["rates"] |= {"mixed_error_rate": "many", "language_error_rate": []}
+    assert both(tmp_path, rows, rows).findings
+
+
 def test_times_of_different_machines_are_not_compared(tmp_path: Path) -> None:
     rows = [row(n, {}, 0.1) for n in range(6)]
     outcome = both(tmp_path, rows, rows, machine={"cpu_model": "another"})

@@ -18,8 +18,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from synthetic_report import sweep_rows
 
-from whisperlab.experiments.results_store import SCHEMA, STORE, ResultsStore, Row, open_store, read_rows, write_store
-from whisperlab.util.errors import OutOfMemoryError, SweepError
+from whisperlab.experiments.cost import from_store
+from whisperlab.experiments.results_store import (
+    SCHEMA,
+    STORE,
+    ResultsStore,
+    Row,
+    in_memory,
+    open_store,
+    read_rows,
+    trace_path,
+    write_store,
+)
+from whisperlab.report.counts import results
+from whisperlab.util.errors import OutOfMemoryError, SweepError, TraceError
 
 sessions = st.lists(
     st.lists(st.tuples(st.integers(0, 9), st.sampled_from(["ok", "failed"])), max_size=8), min_size=1, max_size=3
@@ -186,6 +198,134 @@ def test_a_row_with_a_wrong_field_is_not_written(tmp_path: Path, odd: dict[str, 
     with pytest.raises(SweepError, match=f"{STORE}: not added, .*{message}"):
         write(tmp_path, make_row(2, **odd))
     assert read_rows(tmp_path) == [make_row(1)]
+
+
+def statistics(**shadow: int) -> dict[str, Any]:
+    return {"encoder_cache": {"hits": 9, "misses": 9, "shadow": shadow}}
+
+
+@pytest.mark.parametrize(
+    "odd, message",
+    [
+        ({"statistics": statistics(checked=1, false_hits=2)}, "more false than checked hits"),
+        ({"compute_s": 1e200}, "compute_s should be a number"),
+        ({"statistics": {"lid": []}}, "statistics should be"),
+        ({"statistics": {"lid": {"encoded_s": "x"}}}, "statistics should be"),
+    ],
+)
+def test_a_row_that_no_run_leaves_is_not_written(tmp_path: Path, odd: dict[str, Any], message: str) -> None:
+    write(tmp_path, make_row(1, statistics=statistics(checked=2, false_hits=1)))
+    with pytest.raises(SweepError, match=f"{STORE}: (cannot add a result|not added).*{message}"):
+        write(tmp_path, make_row(2, **odd))
+    assert len(read_rows(tmp_path)) == 1
+
+
+def test_a_cache_that_counted_no_hits_saved_nothing() -> None:
+    (totals,) = in_memory([make_row(1, statistics={"encoder_cache": {"hits": None, "misses": 3}})]).totals()
+    assert (totals["hits"], totals["saved_s"]) == (None, 0.0)
+
+
+def test_a_negative_count_is_not_written(tmp_path: Path) -> None:
+    (row, *_) = sweep_rows(tmp_path / "made", n_recordings=1)
+    row["counts"]["text"]["en"]["insertions"] = -1
+    with pytest.raises(SweepError, match="a count must be above -1"):
+        write(tmp_path, row)
+
+
+# A value that SQL writes past the check of a row, and what is said of it.
+EDITS = {
+    "update results set hits = -1": "hits out of range",
+    "update results set compute_s = 9e999": "compute_s out of range",
+    "update results set duration_s = -0.5": "duration_s out of range",
+    "update results set peak_rss_bytes = 1e300": "peak_rss_bytes out of range",
+    "update results set threads = 9223372036854775807": "threads out of range",
+    "update results set status = 'done'": "an unknown status",
+    "update results set recording = null": "a missing key, recording or status",
+    "update results set config_id = 999": "an unknown config_id",
+    "update results set checked = 1, false_hits = 5": "more false than checked hits",
+    "update results set wrong_s = null": "wrong_s without speech_s",
+    "update results set words = null": "errors without words",
+    "update results set delays = '[1e999]'": "a delay that is no number of seconds",
+    "update results set delays = '[\"x\"]'": "a delay that is no number of seconds",
+    "update results set switches_true = 0, delays = '[1]'": "more delays than switches",
+    "delete from configurations": "an unknown config_id",
+    "insert into totals (config_id, n_runs, n_recordings) values (77, 1, 1)": "an unknown config_id",
+    "update totals set n_recordings = null": "no run",
+    "update totals set hits = -1": "hits out of range",
+    "update operations set count = 0": "an operation without a call or a time",
+    "update operations set p50 = null": "an operation without a call or a time",
+    "update operations set max = 9e999": "an operation without a call or a time",
+}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_a_store_with_values_that_no_run_leaves_is_refused(tmp_path: Path, edit: str) -> None:
+    write(tmp_path, *sweep_rows(tmp_path / "made", n_recordings=1))
+    with sqlite3.connect(tmp_path / STORE) as connection:
+        connection.execute(edit)
+    for opening in (open_store, lambda folder: write_store(folder).__enter__()):
+        with pytest.raises(SweepError, match=rf"{STORE}: its table \w+ was changed .* it has {EDITS[edit]}"):
+            opening(tmp_path)
+
+
+def test_tables_without_types_are_checked_too(tmp_path: Path) -> None:
+    write(tmp_path, *sweep_rows(tmp_path / "made", n_recordings=1))
+    with sqlite3.connect(tmp_path / STORE) as connection:
+        connection.executescript("""
+            pragma legacy_alter_table = on; drop view runs; create table loose as select * from results;
+            drop table results; alter table loose rename to results; update results set hits = 'many';
+            create view runs as select * from results join configurations using (config_id)""")
+    with pytest.raises(SweepError, match="hits out of range"):
+        open_store(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "edit, message",
+    [
+        ("delete from documents where id = 1", "row 1 of documents: Expecting value"),
+        ("update documents set row = (select row from documents where id = 2)", "row 1 of documents: its key is not"),
+    ],
+)
+def test_a_row_without_its_own_document_is_named(tmp_path: Path, edit: str, message: str) -> None:
+    rows = [make_row(1), make_row(2)]
+    write(tmp_path, *rows)
+    with sqlite3.connect(tmp_path / STORE) as connection:
+        connection.execute(edit)
+    with open_store(tmp_path) as store, pytest.raises(SweepError, match=message):
+        store.rows_of([row["key"] for row in rows])
+
+
+@pytest.mark.parametrize("config", ['{"x": "\\ud800"}', '{"cache": {"size": "many"}}', '{"x": 1e999}'])
+def test_a_configuration_that_is_none_is_a_sweep_error(tmp_path: Path, config: str) -> None:
+    write(tmp_path, make_row(1, compute_s=1.0, duration=2.0))
+    with sqlite3.connect(tmp_path / STORE) as connection:
+        connection.execute("update configurations set config = ?", (config,))
+    with open_store(tmp_path) as store:
+        for read in (results, from_store):
+            with pytest.raises(SweepError, match="a configuration that is none"):
+                read(store)
+
+
+def test_speakers_are_names_whatever_a_document_says(tmp_path: Path) -> None:
+    write(tmp_path, make_row(1), make_row(2))
+    with sqlite3.connect(tmp_path / STORE) as connection:
+        connection.execute(
+            "update documents set row = json_set(row, '$.counts.speakers', json('[5, \"a\"]')) where id = 1"
+        )
+    with open_store(tmp_path) as store:
+        assert store.speakers() == {"r1": ["5", "a"], "r2": []}
+
+
+def test_a_trace_is_looked_for_in_the_sweeps_folder_alone(tmp_path: Path) -> None:
+    """A path of a stranger's store could name a file without an end."""
+    (tmp_path / "traces").mkdir()
+    (tmp_path / "traces" / "own.jsonl").touch()
+    (tmp_path / "traces" / "link.jsonl").symlink_to("/dev/zero")
+    os.mkfifo(tmp_path / "traces" / "pipe.jsonl")
+    assert trace_path(tmp_path, make_row(1, trace="traces/own.jsonl")).exists()
+    for trace in ("/dev/zero", "../elsewhere.jsonl", "traces/link.jsonl", "traces/pipe.jsonl", "", None):
+        with pytest.raises(TraceError, match=r"no file '.*' in "):
+            trace_path(tmp_path, make_row(1, trace=trace))
 
 
 @pytest.mark.parametrize("content", [b"", b"no database, but long enough to look like one" * 100, b"\0" * 5000])

@@ -65,7 +65,7 @@ def recordings(tmp_path: Path) -> list[Recording]:
 @pytest.fixture
 def alike(monkeypatch: pytest.MonkeyPatch) -> None:
     """Time and memory are measured the same whatever the machine is doing."""
-    monkeypatch.setattr("whisperlab.experiments.sweep.response_p95", lambda trace: 0.05)
+    monkeypatch.setattr("whisperlab.experiments.results_store.response_p95", lambda trace: 0.05)
     monkeypatch.setattr("whisperlab.evaluation.trace.recorder.peak_rss_bytes", lambda: 2**20)
 
 

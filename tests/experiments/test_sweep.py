@@ -26,7 +26,7 @@ from whisperlab.experiments.sweep import Grid, identity, plan, remaining, run_sw
 from whisperlab.report.counts import results
 from whisperlab.streaming.results import LanguageFrame, ProcessResult, SessionSegment
 from whisperlab.util.audio_arrays import FloatArray, audio_digest
-from whisperlab.util.errors import AudioFormatError, ConfigurationError, SweepError, UnknownLanguageError
+from whisperlab.util.errors import AudioFormatError, ConfigurationError, KilledError, SweepError, UnknownLanguageError
 
 DIGEST = "weights-1"
 
@@ -350,6 +350,16 @@ def test_failed_tasks_stay_failed_until_they_are_retried(recordings: list[Record
     assert (still.ran, len(still.failed)) == (0, 4)
     mended = sweep(recordings, tmp_path, Parrot, retry_failed=True)
     assert (mended.ran, mended.failed) == (4, ())
+    assert {row["status"] for row in read_rows(tmp_path)} == {"ok"}
+
+
+def test_a_task_whose_decoder_was_killed_is_run_again(recordings: list[Recording], tmp_path: Path) -> None:
+    def killed(config: TranscriberConfig) -> Any:
+        raise KilledError("first.wav: FFmpeg cannot decode it (Killed)")
+
+    outcome = sweep(recordings[:1], tmp_path, killed)
+    assert [row["status"] for row in outcome.failed] == ["died"] * 4
+    assert sweep(recordings[:1], tmp_path).ran == 4
     assert {row["status"] for row in read_rows(tmp_path)} == {"ok"}
 
 

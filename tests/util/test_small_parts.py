@@ -50,6 +50,7 @@ def test_time_is_counted_in_samples() -> None:
 def test_options_are_nested_and_flat() -> None:
     assert flat({"cache": {"size": 10}, "decode": False}) == {"cache.size": 10, "decode": False}
     assert nested({"cache.size": 10, "decode": False}) == {"cache": {"size": 10}, "decode": False}
+    assert nested({"cache": 0.5, "cache.size": 10}) == {"cache": 0.5, "cache.size": 10}  # from elsewhere
 
 
 @pytest.mark.parametrize(

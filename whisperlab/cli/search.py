@@ -39,17 +39,10 @@ def run(args: argparse.Namespace, console: Console) -> None:
         result = search.search(space, recordings, args.out, shared=shared(args, recordings), **limits, **options)
     splits = ", ".join(sorted({recording.split for recording in recordings} - {""})) or None
     n_trials, n_failed = len(result.trials), len(result.failed)
-    document = {
-        **{name: getattr(args, name) for name in ("out", "method", "seed", "corpus")},
-        "split": splits,
-        "recordings": len(recordings),
-        "found": result.found,
-        "ran": result.ran,
-        "failed": n_failed,
-        "normalizer": "plain",
-        "front": [trial.to_dict() for trial in result.front],
-        "trials": [trial.to_dict() for trial in result.trials],
-    }
+    given = {name: getattr(args, name) for name in ("out", "method", "seed", "corpus")}
+    did = {"split": splits, "recordings": len(recordings), "found": result.found, "ran": result.ran, "failed": n_failed}
+    front, trials = ([trial.to_dict() for trial in some] for some in (result.front, result.trials))
+    document = {**given, **did, "normalizer": "plain", "front": front, "trials": trials}
     chosen = f"{len(result.front)} of {n_trials} configurations are on the Pareto front; chosen by"
     source = f"{len(recordings)} of the recordings of {args.corpus}, {f'split {splits}' if splits else 'of no split'}"
     rows: list[dict[str, object]] = []

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whisperlab.util.audio_arrays import MAX_FILE_CHANNELS, Part, full_scale
-from whisperlab.util.errors import AudioFormatError
+from whisperlab.util.errors import AudioFormatError, KilledError
 from whisperlab.util.log import logger
 from whisperlab.util.validation import check_range
 
@@ -59,19 +59,24 @@ class _Decoder:
     def ask(self, path: Path, track: int | None = None, header_only: bool = False) -> tuple[list[Part], dict[str, Any]]:
         """The parts of a file, and the problems found. Raises ``AudioFormatError``."""
         request = {"suffix": path.suffix, "track": track, "header_only": header_only}
-        with self._lock, path.open("rb") as file:
-            process, ours, answer = self._started()
-            try:
-                socket.send_fds(ours, [json.dumps(request).encode()], [file.fileno()])
-                parts, found = _received(path, answer)
-            except (EOFError, OSError) as error:
-                status = process.wait(10.0)
-                self.stop()
-                ended = signal.strsignal(-status) if status < 0 else f"exit status {status}"
-                raise AudioFormatError(f"{path}: FFmpeg cannot decode it ({ended}): {_CONVERT}") from error
-            except BaseException:  # the rest of the answer is unread
-                self.stop()
-                raise
+        for last in (False, True):
+            with self._lock, path.open("rb") as file:
+                process, ours, answer = self._started()
+                try:
+                    socket.send_fds(ours, [json.dumps(request).encode()], [file.fileno()])
+                    parts, found = _received(path, answer)
+                    break
+                except (EOFError, OSError) as error:
+                    status = process.wait(10.0)
+                    self.stop()
+                    if (killed := status == -signal.SIGKILL) and not last:
+                        continue  # decoders do not kill themselves: another process did, and the file may be right
+                    ended = signal.strsignal(-status) if status < 0 else f"exit status {status}"
+                    kind = KilledError if killed else AudioFormatError
+                    raise kind(f"{path}: FFmpeg cannot decode it ({ended}): {_CONVERT}") from error
+                except BaseException:  # the rest of the answer is unread
+                    self.stop()
+                    raise
         if found["error"]:
             advice = f"; {_RAW}" if _RAW_SUFFIX.fullmatch(path.suffix) else ""
             raise AudioFormatError(f"{path}: {found['error']}{advice}")

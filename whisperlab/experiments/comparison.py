@@ -20,7 +20,7 @@ from whisperlab.config import TranscriberConfig
 from whisperlab.data import Recording
 from whisperlab.evaluation.scoring import score_trace
 from whisperlab.evaluation.trace import capture
-from whisperlab.experiments.results_store import STORE, Row, Say, read_rows
+from whisperlab.experiments.results_store import STORE, Row, Say, read_rows, trace_path
 from whisperlab.experiments.significance import Kind, PairedResult, holm, paired_test
 from whisperlab.model.weights import load_weights
 from whisperlab.transcriber import SessionRestartTranscriber
@@ -29,7 +29,7 @@ from whisperlab.util.json_values import Json
 from whisperlab.util.options import flat
 from whisperlab.util.threads import THREADS
 from whisperlab.util.timing import rotations
-from whisperlab.util.validation import from_json, shown
+from whisperlab.util.validation import from_json, is_number, shown
 
 Pairing: TypeAlias = Mapping[Hashable, Mapping[str, Row]]  # the rows of one configuration, by recording and variant
 
@@ -126,7 +126,7 @@ class Pairs:
 
     def add(self, measure: Measure, unit: Hashable, variant: str, value: float | None) -> None:
         """Add the value of variant A or B; ignores None, NaN, infinities, and for ratios values not above zero."""
-        if value is None or not math.isfinite(value) or (measure.kind == "ratio" and value <= 0):
+        if not is_number(value) or (measure.kind == "ratio" and value <= 0):
             return
         self._values.setdefault(measure.name, {}).setdefault(unit, {})[variant] = value
 
@@ -134,10 +134,11 @@ class Pairs:
         """Add the values of these measures that a row of a sweep has."""
         for measure in measures:
             if rate := _RATES.get(measure):
-                value = row["rates"].get(rate)
+                value = row.get("rates", {}).get(rate)
             else:
-                spent = row["compute_s"] if measure is TIME else encoded_s(row["statistics"])
-                value = None if spent is None else spent / row["duration"]
+                spent = row.get("compute_s") if measure is TIME else encoded_s(row.get("statistics", {}))
+                length = row.get("duration")
+                value = None if spent is None or not length else spent / length
             self.add(measure, unit, variant, value)
 
     def test(self, rng: Generator, *, measures: Sequence[Measure] = MEASURES, configuration: str = "") -> Outcome:
@@ -293,7 +294,8 @@ def _options(row: Row) -> dict[str, str]:
 
 def _tested(configuration: str, pairing: Pairing, timed: bool, rng: Generator) -> Outcome:
     """The tests of one configuration. Rows of language-ID alone have no text; their frames are compared."""
-    decoded = [row["rates"].get(_RATES[MIXED]) is not None for rows in pairing.values() for row in rows.values()]
+    every = [row for rows in pairing.values() for row in rows.values()]
+    decoded = [row.get("rates", {}).get(_RATES[MIXED]) is not None for row in every]
     rates = (*([MIXED, LANGUAGE] if any(decoded) else []), *([] if all(decoded) else [FRAMES]))
     pairs, measures = Pairs(), (*([TIME] if timed else []), *rates, ENCODED)
     for unit, rows in pairing.items():
@@ -316,7 +318,7 @@ def _timed(folders: Mapping[str, Path], paired: Iterable[Pairing]) -> tuple[bool
 def _machine(folder: Path, row: Row) -> str | None:
     """The machine in the first line of a row's trace, as JSON; None if it is missing."""
     try:
-        with (folder / str(row["trace"])).open(encoding="utf-8") as file:
+        with trace_path(folder, row).open(encoding="utf-8") as file:
             machine = json.loads(file.readline())["machine"]
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from whisperlab.config import TranscriberConfig
 from whisperlab.evaluation.trace import StreamTranscriber, Trace, capture
-from whisperlab.experiments.results_store import ResultsStore
+from whisperlab.experiments.results_store import ResultsStore, check_config
 from whisperlab.experiments.sweep import Task
 from whisperlab.util.audio_arrays import FloatArray, duration_s
 from whisperlab.util.json_values import Json
@@ -32,8 +32,9 @@ class Cost:
 
 def from_store(store: ResultsStore) -> dict[str, Cost]:
     """The cost of every configuration that finished some recording, by `cost_name`."""
-    query = "select config, sum(compute_s), sum(duration_s) from runs where status = 'ok' group by config"
-    return {cost_name(json.loads(config)): Cost(*times) for config, *times in store.sql(query)}
+    timed = "status = 'ok' and compute_s >= 0 and duration_s > 0"
+    query = f"select config, sum(compute_s), sum(duration_s) from runs where {timed} group by config"  # noqa: S608
+    return {cost_name(check_config(config)): Cost(*times) for config, *times in store.sql(query)}
 
 
 def probe(

@@ -15,20 +15,21 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeAlias, TypedDict, cast
 
-from whisperlab.evaluation.scoring import Score
+from whisperlab.evaluation.scoring import Score, response_p95
 from whisperlab.evaluation.scoring.text import TextCounts
-from whisperlab.evaluation.trace.records import CONFIG, STATISTICS, check_fields
-from whisperlab.util.errors import ConfigurationError, OutOfMemoryError, SweepError
+from whisperlab.evaluation.trace.records import CONFIG, STATISTICS, Trace, check_fields
+from whisperlab.util.errors import ConfigurationError, OutOfMemoryError, SweepError, TraceError, translate
 from whisperlab.util.files import atomic_path
 from whisperlab.util.json_values import Json
+from whisperlab.util.options import flat
 from whisperlab.util.validation import AMOUNT_OR_NULL, COUNT, OBJECT, TEXT, TEXT_OR_NULL, Field, from_json
 
 Say: TypeAlias = Callable[[str], None]
 
 STORE = "results.sqlite"
 TRACES = "traces"
-# ok: finished. failed: stopped by an error of its own. died: its process was killed on every attempt, perhaps by
-# something else, so the next sweep runs it again.
+# ok: finished. failed: stopped by an error of its own. died: its process, or the decoder of its audio, was killed on
+# every attempt, perhaps by something else, so the next sweep runs it again.
 STATUSES = ("ok", "failed", "died")
 SCHEMA = 3  # of a row
 LAYOUT = 3  # of the tables, in SQLite's user_version
@@ -73,12 +74,19 @@ _FIELDS = {name: _FITS.get(hint, AMOUNT_OR_NULL) for name, hint in Row.__annotat
 _REQUIRED = {"key", "status", "config", "recording"}
 
 _COUNTED = ("hits", "misses", "silence", "repeat", "similar", "checked", "false_hits", "evictions")
-_TABLES: dict[str, dict[str, str]] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
-COLUMNS, _RATES, TOTALS = (_TABLES[name] for name in ("columns", "rates", "totals"))
+_TABLES: dict[str, dict[str, Any]] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
+COLUMNS, _RATES, TOTALS, _RANGES, _WRONG = (
+    _TABLES[name] for name in ("columns", "rates", "totals", "ranges", "faults")
+)
 _POOLED = f"select {', '.join(TOTALS.values())} from results where status = 'ok' and {{}} group by config_id"
 # configurations without a line in ``totals``
 _MISSING = "config_id in (select config_id from configurations except select config_id from totals)"
 _AMONG = "key in (select value from json_each(?))"
+for _table, _names in (("results", COLUMNS), ("totals", [*TOTALS][1:])):
+    _WRONG[_table] |= {f"{name} out of range": _RANGES[COLUMNS.get(name, "integer")].format(name) for name in _names}
+_CASES = {table: " ".join(f"when {wrong} then '{what}'" for what, wrong in _WRONG[table].items()) for table in _WRONG}
+# Per table, the lines with a fault. Types are checked too: a file from elsewhere can have other tables.
+_FAULTS = {table: f"select case {cases} end as fault from {table} where fault <> ''" for table, cases in _CASES.items()}
 _TIMINGS = ("count", "total", "p50", "p95", "p99", "max")  # of an operation, in milliseconds
 
 _FILLED = str.format(
@@ -145,9 +153,10 @@ class ResultsStore(AbstractContextManager["ResultsStore"]):
     def speakers(self) -> dict[str, list[str]]:
         """The known speakers of each recording, from the counts of its first run."""
         first = "select min(id) as id, recording from results group by recording"  # reads an index only
-        found = self.sql(f"select recording, row ->> '$.counts.speakers' from documents join ({first}) using (id)")
-        with self._explained("speakers: "):
-            return {recording: json.loads(names or "[]") for recording, names in found}
+        names = "json_group_array(cast(value as text)) filter (where value is not null)"
+        spoken = f"documents join ({first}) using (id) left join json_each(row, '$.counts.speakers') group by recording"
+        found = self.sql(f"select recording, {names} from {spoken}")
+        return {recording: json.loads(names) for recording, names in found}
 
     def _complete_totals(self) -> None:
         self.connection.rollback()  # of what the caller has not committed
@@ -156,10 +165,13 @@ class ResultsStore(AbstractContextManager["ResultsStore"]):
 
     def rows(self, where: str = "true", parameters: Sequence[object] = ()) -> Iterator[Row]:
         """Whole rows in the order in which their tasks first ran; ``where`` is an SQL condition on ``runs``."""
-        query = f"select id, row from runs join documents using (id) where {where} order by id"
-        for id_, text in self.lines(query, parameters):
+        query = f"select id, key, row from runs left join documents using (id) where {where} order by id"
+        for id_, key, text in self.lines(query, parameters):
             try:
-                yield check_row(from_json(text))
+                row = check_row(from_json(text or ""))
+                if row["key"] != key:
+                    raise ValueError(f"its key is not that of the results, {key:.12}")
+                yield row
             except ValueError as error:
                 raise SweepError(f"{self.name}: row {id_} of documents: {error}") from error
 
@@ -174,6 +186,8 @@ class ResultsStore(AbstractContextManager["ResultsStore"]):
             check_row(from_json(text))
             with self._explained("cannot add a result: "), self.connection:
                 self._insert(row, text)
+                for (fault,) in self.connection.execute(f"{_FAULTS['results']} and key = ?", (row["key"],)):
+                    raise ValueError(fault)
         except (ValueError, TypeError) as error:
             raise SweepError(f"{self.name}: not added, {error}") from error
 
@@ -257,6 +271,33 @@ def read_rows(folder: str | Path) -> list[Row]:
         return list(store.rows())
 
 
+def trace_path(folder: str | Path, row: Row) -> Path:
+    """The file of a row's trace. Raises TraceError unless it lies in the sweep's folder: others may be endless."""
+    if (path := Path(folder, TRACES, Path(str(row.get("trace"))).name)).is_file():
+        return path
+    raise TraceError(f"no file {path.name!r} in {path.parent}")
+
+
+def check_config(text: str) -> Json:
+    """A configuration of a store, with dotted names. Raises SweepError for anything else."""
+    with translate(SweepError, "a results store has a configuration that is none", ValueError):
+        check_fields({"config": (found := from_json(text))}, {"config": CONFIG}, "a line", error=ValueError)
+    return flat(found)
+
+
+def measured(trace: Trace, score: Score | None) -> Row:
+    """What a row has of its trace, and of the trace's score if it has a reference."""
+    return {
+        "counts": score.to_dict() if score else {},
+        "statistics": trace.statistics,
+        "duration": trace.duration,
+        "compute_s": trace.compute_s,
+        "processor_s": trace.processor_s,
+        "response_p95_s": response_p95(trace),
+        "peak_rss_bytes": trace.events[-1]["peak_rss_bytes"],
+    }
+
+
 def check_row(value: object) -> Row:
     """A row as it came from JSON. Raises ValueError, which says what is wrong with it."""
     check_fields(value, {name: _FIELDS[name] for name in _REQUIRED}, "a row of a sweep", _FIELDS, ValueError)
@@ -281,6 +322,9 @@ def _opened(uri: str, path: Path) -> ResultsStore:
         n_known = len(store.sql("select 1 from sqlite_master where name in ('results', 'documents')"))
         if layout != LAYOUT or n_known < 2:
             raise SweepError(f"{path}: not a results store that this version reads (layout {layout}, not {LAYOUT})")
+        for table, query in _FAULTS.items():
+            for (fault,) in store.lines(query):
+                raise SweepError(f"{path}: its table {table} was changed by hand or is damaged: it has {fault}")
     except SweepError:
         store.connection.close()
         raise
@@ -311,21 +355,16 @@ def _columns(row: Row) -> dict[str, object]:
         counts = {**cache, **(cache.get("hits_by_cause") or {}), **(cache.get("shadow") or {})}
         columns |= {name: counts.get(name, 0) for name in _COUNTED}
         columns["encode_s"] = (encode.get("total") or 0.0) / 1000
-        columns["saved_s"] = cache.get("hits", 0) * (encode.get("mean") or 0.0) / 1000
+        columns["saved_s"] = (cache.get("hits") or 0) * (encode.get("mean") or 0.0) / 1000
     if row.get("counts"):
         score, has_text = Score.from_dict(row["counts"]), decodes(row["config"])
         text = sum(score.text.values(), TextCounts())
         labels = score.labels if has_text else score.frame_labels
-        columns |= {
-            "errors": text.errors if has_text else None,
-            "words": text.reference_words if has_text else None,
-            "wrong_s": labels.wrong_s,
-            "speech_s": labels.speech_s,
-            "switches_true": score.switches.true,
-            "switches_found": score.switches.found,
-            "switches_matched": score.switches.matched["1"],
-            "delays": json.dumps(score.delays),
-        }
+        if has_text:
+            columns |= {"errors": text.errors, "words": text.reference_words}
+        columns |= {"wrong_s": labels.wrong_s, "speech_s": labels.speech_s, "delays": json.dumps(score.delays)}
+        found = {"true": score.switches.true, "found": score.switches.found, "matched": score.switches.matched.get("1")}
+        columns |= {f"switches_{name}": n for name, n in found.items()}
     return columns
 
 

@@ -315,7 +315,7 @@ def _study(method: Method, seed: int) -> "optuna.Study":
 
 def _trial(number: int, values: Values, config: TranscriberConfig, rows: Sequence[Row]) -> Trial:
     if broken := next((row for row in rows if row["status"] != "ok"), None):
-        return Trial(number, values, config, None, f"{broken['recording']}: {broken['error']}")
+        return Trial(number, values, config, None, f"{broken['recording']}: {broken.get('error')}")
     (objectives,) = in_memory(rows).sql(f"select {', '.join(OBJECTIVES.values())} from results")  # noqa: S608
     if missing := [name for name, value in zip(OBJECTIVES, objectives, strict=True) if value is None]:
         raise SweepError(f"a search needs {', '.join(OBJECTIVES)}; the runs have no {', '.join(missing)}")

@@ -23,7 +23,7 @@ from whisperlab import __version__
 from whisperlab.cache import make_key
 from whisperlab.config import TranscriberConfig
 from whisperlab.data import Recording
-from whisperlab.evaluation.scoring import response_p95, score_trace
+from whisperlab.evaluation.scoring import score_trace
 from whisperlab.evaluation.trace import StreamTranscriber, capture, write_trace
 from whisperlab.experiments import results_store as stores
 from whisperlab.experiments.executors import Executor, Lost
@@ -32,7 +32,14 @@ from whisperlab.model.linear import check_precision, instruction_set
 from whisperlab.model.weights import Model, load_weights, model_digest
 from whisperlab.transcriber import SessionRestartTranscriber
 from whisperlab.util.audio_arrays import audio_digest
-from whisperlab.util.errors import AudioFormatError, ConfigurationError, SweepError, WhisperlabError, is_full_disk
+from whisperlab.util.errors import (
+    AudioFormatError,
+    ConfigurationError,
+    KilledError,
+    SweepError,
+    WhisperlabError,
+    is_full_disk,
+)
 from whisperlab.util.json_values import Json, unicode_text
 from whisperlab.util.log import logger
 from whisperlab.util.options import flat
@@ -212,7 +219,7 @@ def run_sweep(
         rows = store.rows_of([key for key, status in store.statuses(keys).items() if status != "ok"])
     failed = tuple(rows[key] for key in keys if key in rows)
     for row in failed:
-        say(f"failed: {row['recording']} with {_short(TranscriberConfig.from_json(row['config']))}: {row['error']}")
+        say(f"failed: {row['recording']} with {_short(TranscriberConfig.from_json(row['config']))}: {row.get('error')}")
     return Outcome(len(tasks), len(tasks) - n, n, failed, peak or None)
 
 
@@ -274,25 +281,15 @@ def run_task(
         )
         write_trace(out / path, trace)
         score = score_trace(trace)
-        return {
-            **row,
-            "trace": path,
-            "counts": score.to_dict(),
-            "rates": score.rates(has_text=task.config.decode),
-            "statistics": trace.statistics,
-            "duration": trace.duration,
-            "compute_s": trace.compute_s,
-            "processor_s": trace.processor_s,
-            "response_p95_s": response_p95(trace),
-            "peak_rss_bytes": trace.events[-1]["peak_rss_bytes"],
-            "threads": task.config.compute.threads,
-        }
+        rates, threads = score.rates(has_text=task.config.decode), task.config.compute.threads
+        return {**row, "trace": path, "rates": rates, "threads": threads, **stores.measured(trace, score)}
     except Exception as error:
         if is_full_disk(error):
             raise SweepError(f"{error}; with room, --resume runs the rest: nothing was recorded as failed") from error
         expected = isinstance(error, WhisperlabError)  # its message is enough
         logger.warning("%s failed with %s", recording.id, _short(task.config), exc_info=not expected)
-        return {**row, "status": "failed", "error": unicode_text(f"{type(error).__name__}: {error}")}
+        status = "died" if isinstance(error, KilledError) else "failed"
+        return {**row, "status": status, "error": unicode_text(f"{type(error).__name__}: {error}")}
 
 
 def _died(task: Task, lost: Lost) -> Row:

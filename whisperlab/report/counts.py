@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 from whisperlab.evaluation.scoring import wilson
 from whisperlab.evaluation.scoring.latency import percentile
 from whisperlab.evaluation.scoring.text import Addable
-from whisperlab.experiments.results_store import ResultsStore, decodes
+from whisperlab.experiments.results_store import ResultsStore, check_config, decodes
 from whisperlab.util.json_values import Json
-from whisperlab.util.options import flat
 from whisperlab.util.statistics import LEAST_UNITS, Interval, resampled
 
 QUERIES: dict[str, str] = tomllib.loads(Path(__file__).with_name("queries.toml").read_text("utf-8"))
@@ -232,7 +231,7 @@ def timed(store: ResultsStore, found: Sequence[Result]) -> tuple[Result, ...]:
 def configurations(store: ResultsStore, ids: Sequence[int]) -> dict[int, Json]:
     """Some configurations of a store by id, with dotted names."""
     query = "select config_id, config from configurations where config_id in (select value from json_each(?))"
-    return {config_id: flat(json.loads(config)) for config_id, config in store.sql(query, (json.dumps(ids),))}
+    return {config_id: check_config(config) for config_id, config in store.sql(query, (json.dumps(ids),))}
 
 
 def _samples(

@@ -9,10 +9,10 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
-from whisperlab.evaluation.scoring import Score, rate_row, response_p95, score_trace
+from whisperlab.evaluation.scoring import Score, rate_row, score_trace
 from whisperlab.evaluation.scoring.summary import RateTree
 from whisperlab.evaluation.trace import Trace, provenance, read_trace
-from whisperlab.experiments.results_store import COLUMNS, SCHEMA, ResultsStore, Row, in_memory
+from whisperlab.experiments.results_store import COLUMNS, SCHEMA, ResultsStore, Row, in_memory, measured, trace_path
 from whisperlab.report import charts, counts, tables
 from whisperlab.report.counts import KEY, PRECISION, QUERIES, SIZE, Result, config_name
 from whisperlab.report.figure import Figure
@@ -125,7 +125,7 @@ def from_store(
     page omits the timeline of a trace that is missing or damaged, and says so. The store must stay open while the
     report is used. Raises SweepError for a damaged store.
     """
-    load = load or (lambda row: read_trace(Path(folder) / str(row["trace"])))
+    load = load or (lambda row: read_trace(trace_path(folder, row)))
     found = counts.timed(store, counts.results(store))
     options = counts.varying([result.config for result in found])
     shown, traces, notes = _shown(store, found, load)
@@ -187,22 +187,9 @@ def _extent(store: ResultsStore) -> Extent:
 
 
 def _row_of(key: str, trace: Trace, score: Score | None) -> Row:
-    return {
-        "key": key,
-        "schema": SCHEMA,
-        "status": "ok",
-        "counts": score.to_dict() if score else {},
-        "config": trace.config,
-        "recording": trace.recording,
-        "statistics": trace.statistics,
-        "duration": trace.duration,
-        "compute_s": trace.compute_s,
-        "processor_s": trace.processor_s,
-        "response_p95_s": response_p95(trace),
-        "peak_rss_bytes": trace.events[-1]["peak_rss_bytes"],
-        "threads": (trace.config.get("compute") or {}).get("threads"),
-        "created": trace.header["created"],
-    }
+    named: Row = {"key": key, "schema": SCHEMA, "status": "ok", "created": trace.header["created"]}
+    threads = (trace.config.get("compute") or {}).get("threads")
+    return {**named, "config": trace.config, "recording": trace.recording, "threads": threads, **measured(trace, score)}
 
 
 def _shown(
@@ -214,8 +201,7 @@ def _shown(
     best = min(scored, key=lambda r: (r.language_error, -(r.cache.saved_share or 0.0)), default=next(iter(found), None))
     lines = store.sql(QUERIES["in_turn"], (best and best.config_id, MAX_RECORDINGS))
     traces, notes = list[Trace](), list[str]()
-    for line in lines:
-        row = next(store.rows("id = ?", line))
+    for row in (row for line in lines for row in store.rows("id = ?", line)):
         try:
             traces.append(load(row))
         except (KeyError, TypeError, ValueError) as error:  # ValueError: a TraceError, or a path with a null byte

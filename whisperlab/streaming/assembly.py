@@ -143,17 +143,14 @@ class Assembly:
         context = self.stream.context
         history, gate, counts = context.history, context.gate, context.counts
         language, received = self.stream.text.language, history.received
+        skipped = {"skipped": counts.frames_skipped, "shed": counts.frames_omitted}
+        quiet = {"quiet_speech_s": seconds(gate.quiet), "quiet_speech_dbfs": dbfs(gate.quiet_level)}
         return {
             "performance": self.metrics.get_statistics(),
             "self_cost_ns": self.metrics.self_cost_ns,
             "encoder_cache": self.lid.cache.get_statistics(),
             "buffers": {"vad": _buffer(history.vad), "lid": _buffer(history.lid)},
-            "lid": {
-                "frames": counts.frames,
-                "skipped": counts.frames_skipped,
-                "shed": counts.frames_omitted,
-                **_encoder(self.lid.encoder),
-            },
+            "lid": {"frames": counts.frames, **skipped, **_encoder(self.lid.encoder)},
             "sessions": {
                 "mode": self.config.mode,
                 "language": language,
@@ -165,11 +162,7 @@ class Assembly:
                 "load_level": context.load_level,
                 **{f"{name}_s": seconds(getattr(counts, f"{name}_samples")) for name in _LENGTHS},
             },
-            "level": {
-                "recent_dbfs": dbfs(gate.level),
-                "quiet_speech_s": seconds(gate.quiet),
-                "quiet_speech_dbfs": dbfs(gate.quiet_level),
-            },
+            "level": {"recent_dbfs": dbfs(gate.level), **quiet},
         }
 
     def get_summary(self) -> str:

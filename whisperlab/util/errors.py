@@ -26,6 +26,10 @@ class AudioFormatError(WhisperlabError, ValueError):
     """Invalid audio: wrong rank or type, NaN or infinite samples, or an unreadable file."""
 
 
+class KilledError(AudioFormatError):
+    """Another process killed the decoder of a file, twice: the file may be right."""
+
+
 class BufferRangeError(WhisperlabError, IndexError):
     """A buffer does not hold the requested samples."""
 

@@ -87,8 +87,9 @@ def nested(value: Mapping[str, object]) -> dict[str, JsonValue]:
     found: dict[str, object] = {}
     for name, item in value.items():
         group, _, inner = name.partition(".")
-        if inner and group in GROUP_NAMES:
-            cast("dict[str, object]", found.setdefault(group, {}))[inner] = item
+        own = found.setdefault(group, {}) if inner and group in GROUP_NAMES else None
+        if isinstance(own, dict):  # a configuration from elsewhere can have a value under a group's name
+            own[inner] = item
         else:
             found[name] = item
     return cast("dict[str, JsonValue]", found)

@@ -77,18 +77,10 @@ def cpu_model() -> str:
 
 def provenance() -> Json:
     """Version, commit (``-dirty`` after changes; None without git), machine and libraries, to stand beside a figure."""
-    return {
-        "whisperlab": version("whisperlab"),
-        "commit": _commit(),
-        "machine": {
-            "cpu_model": cpu_model(),
-            "cores": os.cpu_count(),
-            "memory_bytes": memory_fields("/proc/meminfo").get("MemTotal"),
-            "os": platform.platform(),
-            "python": platform.python_version(),
-        },
-        "versions": _versions(),
-    }
+    memory_bytes = memory_fields("/proc/meminfo").get("MemTotal")
+    processor = {"cpu_model": cpu_model(), "cores": os.cpu_count(), "memory_bytes": memory_bytes}
+    machine = {**processor, "os": platform.platform(), "python": platform.python_version()}
+    return {"whisperlab": version("whisperlab"), "commit": _commit(), "machine": machine, "versions": _versions()}
 
 
 @cache

@@ -12,6 +12,7 @@ from whisperlab.util.errors import ConfigurationError
 _SHOWN = 80  # characters of a value in an error
 _LARGEST_INT = 2**63  # other programs read integers below it exactly
 _LARGEST_COUNT = 2**53  # a thousand of them can be added in 64 bits
+_LARGEST_AMOUNT = 1e100  # sums and squares of it are finite
 
 
 def shown(value: object) -> str:
@@ -81,7 +82,7 @@ TEXT_OR_NULL = Field("a string or null", lambda value: value is None or isinstan
 FLAG = Field("true or false", lambda value: isinstance(value, bool))
 OBJECT = Field("an object", lambda value: isinstance(value, dict))
 NUMBER = Field("a number", is_number)
-AMOUNT = Field("a number of 0 or more", lambda value: is_number(value) and value >= 0)
+AMOUNT = Field("a number of 0 or more", lambda value: is_number(value) and 0 <= value <= _LARGEST_AMOUNT)
 AMOUNT_OR_NULL = Field("a number of 0 or more, or null", lambda value: value is None or AMOUNT.fits(value))
 COUNT = Field("a whole number of 0 or more", lambda value: type(value) is int and 0 <= value < _LARGEST_COUNT)
 

@@ -129,7 +129,8 @@ def _read(hint: Any, value: Any) -> Any:
             raise TypeError(f"expected a list, got {shown(value)}")
         inside = parts[:1] * len(value) if parts[-1] is Ellipsis else parts
         return tuple(_read(inner, item) for inner, item in zip(inside, value, strict=True))
-    check_range("a count", value, hint, exclusive=True)
+    limit = (-1, 2**53) if hint is int else (-1e100, 1e100)
+    check_range("a count", value, hint, *limit, exclusive=True)
     return value
 
 

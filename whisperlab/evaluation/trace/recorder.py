@@ -101,18 +101,10 @@ def capture(
 
 def _header(config: Json, recording: str, reference: Reference | Json | None, pace: Pace) -> dict[str, object]:
     known = reference if isinstance(reference, Reference | None) else Reference.from_dict(reference)
-    return {
-        "kind": "header",
-        "schema": SCHEMA,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        **provenance(),
-        "config": config,
-        "audio": {},  # known at the end of a source
-        "recording": recording,
-        "reference": known.to_dict() if known else None,
-        "pace": pace,
-        "load_before": os.getloadavg()[0],
-    }
+    created, said = datetime.now(UTC).isoformat(timespec="seconds"), known.to_dict() if known else None
+    made = {"kind": "header", "schema": SCHEMA, "created": created, **provenance(), "config": config}
+    what = {"audio": {}, "recording": recording, "reference": said}  # audio is known at the end of a source
+    return {**made, **what, "pace": pace, "load_before": os.getloadavg()[0]}
 
 
 def _run(

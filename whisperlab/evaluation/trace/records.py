@@ -95,6 +95,7 @@ _FIELDS: dict[str, Field] = vars(fields) | {
         lambda value: _fits(value, "audio") and "duration" in value,
     ),
     "TIMINGS_OR_NULL": Field("timings", lambda value: not value or _has_items(value, _is_timing)),
+    "ENCODED": Field("an object, with encoded_s as a number", lambda value: _fits(value, "encoded")),
     "COUNTS_OR_NULL": Field("counts", lambda value: not value or _fits(value, "counts")),
     "PACE": Field("fast or real", lambda value: isinstance(value, str) and value in get_args(Pace)),
     "ONSET": Field(
@@ -180,6 +181,11 @@ class Reference:
         return {"text": self.text, "segments": [segment.to_dict() for segment in self.segments]}
 
 
+def _spans(kind: str) -> property:
+    """The spans of a trace's events of one kind."""
+    return property(lambda trace: tuple(map(_span, trace.of_kind(kind))))
+
+
 @dataclass(slots=True, frozen=True)
 class Trace:
     """One recording through one configuration: its lines, and as records; posteriors have six significant digits."""
@@ -218,20 +224,9 @@ class Trace:
         clock = "elapsed" if self.header["pace"] == "real" else "at"
         return tuple((event["committed"], event[clock]) for event in self.of_kind("text") if event["committed"])
 
-    @property
-    def speech(self) -> tuple[Span, ...]:
-        """Audio that the voice activity detector accepted."""
-        return tuple(map(_span, self.of_kind("speech")))
-
-    @property
-    def gaps(self) -> tuple[Span, ...]:
-        """Audio that was dropped in real time because computing fell behind."""
-        return tuple(map(_span, self.of_kind("gap")))
-
-    @property
-    def untranscribed(self) -> tuple[Span, ...]:
-        """Speech for which no text was found."""
-        return tuple(map(_span, self.of_kind("untranscribed")))
+    speech = _spans("speech")  # audio that the voice activity detector accepted
+    gaps = _spans("gap")  # audio that was dropped in real time because computing fell behind
+    untranscribed = _spans("untranscribed")  # speech for which no text was found
 
     @property
     def flags(self) -> tuple[LanguageFlag, ...]:
