@@ -39,7 +39,7 @@ def test_killed_processes_lose_nothing(tmp_path: Path, monkeypatch: pytest.Monke
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts file systems")
 def test_a_full_disk_stops_with_one_line_and_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     full_disk = loaded("full_disk", monkeypatch)
-    for name in ("sweep", "trace", "download"):
+    for name in ("trace", "download"):
         try:
             found = full_disk.run(name, 3)
         except full_disk.subprocess.CalledProcessError:
