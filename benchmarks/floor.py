@@ -356,7 +356,7 @@ def compiled_figures(weights: Weights, rounds: int) -> dict[str, object]:
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:
         code = "import sys; from benchmarks.floor import compile_only; compile_only(sys.argv[1])"
-        done = subprocess.run([sys.executable, "-c", code, folder], stdout=subprocess.PIPE, text=True, check=True)
+        done = subprocess.run([sys.executable, "-P", "-c", code, folder], stdout=subprocess.PIPE, text=True, check=True)
         held, began, wall = resident(), _processor_s(), time.perf_counter()
         with cache_folder(folder):
             compiled, _ = prepared(weights, split=POOL_AFTER)

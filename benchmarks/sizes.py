@@ -125,7 +125,7 @@ def memory_mb(size: Size) -> float:
     """Megabytes that a model keeps after building, two windows and a decode, measured in a process of its own."""
     code = "import sys; from benchmarks.sizes import print_memory; print_memory(*map(int, sys.argv[1:]))"
     dims = size.state, size.heads, size.audio_layers, size.text_layers, size.mels, size.vocabulary
-    command = [sys.executable, "-c", code, *map(str, dims)]
+    command = [sys.executable, "-P", "-c", code, *map(str, dims)]
     return float(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
 
 
