@@ -36,11 +36,16 @@ class SessionOptions(Options, group="session"):
     max_speech_s: float = option(10.0, "longest window of a decode, seconds; longer speech is cut at a pause", 2, 28)
     policy: Policy = option(
         "agreement",
-        "when words are final: two decodes agree, or 'alignatt': attention lies ``attention_lag_ms`` behind",
+        "when words are final: 'agreement' of two decodes, or 'alignatt': one decode whose attention lies "
+        "``attention_lag_ms`` or more behind the end",
     )
     attention_lag_ms: int = option(500, "distance of the attention from the end of the audio, milliseconds", 0, 30_000)
     commit_above: float = option(
-        0.5, "mean token probability from which a word of running speech is committed; less likely ones wait", 0, 1
+        0.5,
+        "mean token probability from which a word is committed while its speech runs; less likely words, and those "
+        "after them, wait ``commit_wait_s``. 0: no word waits; 1: all wait",
+        0,
+        1,
     )
     commit_wait_s: float = option(
         3.0, "how far behind the newest audio such words are committed, or at the end of the speech, seconds", 0, 30
@@ -49,7 +54,9 @@ class SessionOptions(Options, group="session"):
     snap_ms: int = option(1500, "how far a boundary may move to a pause at most, milliseconds", 0, 30_000)
     confirm_posterior: float = option(0.7, "probability of the new language that confirms a switch; 0: any", 0, 1)
     confirm_text: float = option(
-        0.1, "mean log-probability of a token by which text must be likelier in the new language; -inf: not checked"
+        0.1,
+        "how much likelier the text must be in the new language (mean log-probability of a token) to confirm a "
+        "switch; -inf: not checked",
     )
     share: bool = option(True, "a window that is needed for the proof of a switch and for a decode is encoded once")
     flag_language: bool = option(True, "check final segments against all languages of the model, flag disagreement")

@@ -231,7 +231,8 @@ def split_rows(x: torch.Tensor) -> Sequence[torch.Tensor]:
 
 
 def _joined(parts: Sequence[torch.Tensor], shape: Sequence[int]) -> torch.Tensor:
-    return (parts[0] if len(parts) == 1 else torch.cat(list(parts)))[: math.prod(shape[:-1])].view(*shape)
+    rows = parts[0] if len(parts) == 1 else torch.cat(list(parts))
+    return rows[: math.prod(shape[:-1])].view(*shape)
 
 
 @cache

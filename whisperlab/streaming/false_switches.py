@@ -31,7 +31,11 @@ class SwitchOptions(Options, group="switch"):
     """When a change of language that was found is acted on."""
 
     false_switches_per_hour: float | None = option(
-        None, "promised rate of switches to languages not spoken, for base and default options", 0, exclusive=True
+        None,
+        "promised rate of switches to languages that are not spoken: a change waits for the evidence that it takes. "
+        "For base and the default options; docs/results.md has the cost. None: nothing is promised",
+        0,
+        exclusive=True,
     )
 
 

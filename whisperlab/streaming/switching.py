@@ -16,7 +16,9 @@ from whisperlab.streaming.results import LanguageFrame, Onset
 from whisperlab.streaming.smoothing import LONGEST_GAP_S, PATIENCE, LanguageChange, LanguageTracker, WindowPosterior
 from whisperlab.util.timeline import SAMPLE_RATE, Span, samples, seconds
 
-LONGEST_GAP = samples(LONGEST_GAP_S)  # between frames while another language leads
+LONGEST_GAP = samples(
+    LONGEST_GAP_S
+)  # what a frame counts for at most, and the time between frames while another language leads
 UNSURE_GAP = 3 * SAMPLE_RATE // 10  # between frames while the current language leads without being confident
 RETRY = 3 * SAMPLE_RATE // 10  # samples to wait before a refused change is checked again
 # A boundary moves to a pause up to NEAR samples away, and the length of the pause more. On *dev*, 92 % of boundaries at

@@ -46,7 +46,8 @@ class Stream:
                     self.waited_s += wait_s
                 else:
                     self.skipped_s += wait_s
-            start, self._fed = self._fed, max(due, min(int(self.now() * RATE), len(self.audio)) if greedy else due)
+            spoken = min(int(self.now() * RATE), len(self.audio)) if greedy else due
+            start, self._fed = self._fed, max(due, spoken)
             yield self.audio[start : self._fed]
 
     def clocks(self) -> dict[str, float]:
