@@ -380,6 +380,35 @@ def test_a_refused_change_is_not_put_to_the_proof_again_at_once(make: Make, scen
     assert min(gaps) >= RETRY  # a hop is less
 
 
+def test_frames_are_rarer_the_surer_the_current_language_is(make: Make, scene: Scene) -> None:
+    """0.5 s apart while it is confident, 0.3 s while it only leads, 0.2 s while another leads; hops are of 0.1 s."""
+    options = LanguageIdOptions(confident_above=0.97)
+    transcriber = make(decode=False, language_id=options, lid_hop_ms=100, precision="fp32")
+    known: dict[int, str | None] = {}  # the language of the session before each frame, by the frame's end
+    detector = transcriber.parts.stream.detector
+    at_hop = detector.at_hop
+
+    def noted(current: str | None) -> Any:
+        known[transcriber.parts.stream.context.history.received] = current
+        return at_hop(current)
+
+    detector.at_hop = noted  # type: ignore[method-assign]
+    frames = listen(transcriber, chunks(scene.audio, CHUNK)).frames
+    waits: dict[str, set[int]] = {"unknown": set(), "confident": set(), "leads": set(), "another": set()}
+    for one, following in itertools.pairwise(frames):
+        current, posterior = known[one.end], one.onset.posterior if one.onset else one.posterior
+        sure = current == one.label and posterior[one.label] >= options.confident_above
+        leads = current == one.label == max(posterior, key=posterior.__getitem__)
+        kind = "unknown" if current is None else "confident" if sure else "leads" if leads else "another"
+        waits[kind].add((following.end - one.end) * 10 // SAMPLE_RATE)
+    assert {kind: min(found) for kind, found in waits.items()} == {
+        "unknown": 1,
+        "confident": 5,
+        "leads": 3,
+        "another": 2,
+    }
+
+
 def test_a_switch_waits_until_its_own_words_confirm_it(make: Make, scene: Scene, whole: Run) -> None:
     """What no text and no sound can prove is believed in the end, but later."""
     without = SessionOptions(confirm_posterior=0.0, confirm_text=-np.inf)
