@@ -102,13 +102,17 @@ class DecoderState:
 class _DecoderBlock(Block):
     """The layers of one decoder block, without the cross-attention's keys and values."""
 
-    __slots__ = ("cross_mix", "cross_norm", "cross_query")
+    __slots__ = ("cross_mix", "cross_norm", "cross_query", "cross_value", "to_features")
 
     def __init__(self, weights: Weights, name: str, n_head: int, precision: Precision, fast: bool) -> None:
         super().__init__(weights, name, n_head, precision, fast)
         self.cross_norm = Norm(weights, f"{name}.cross_attn_ln", activations(precision))
         weight, bias = fused_attention(weights, f"{name}.cross_attn", n_head)
-        self.cross_query = packed_linear(weight.chunk(3)[0], bias.chunk(3)[0], precision, fast)
+        (query, key, value), (query_bias, _, value_bias) = weight.chunk(3), bias.chunk(3)
+        self.cross_query = packed_linear(query, query_bias, precision, fast)
+        # the dot product of a query and a key is that of ``to_features(query)`` and the feature
+        self.to_features = packed_linear(key.T, None, precision, fast)
+        self.cross_value = packed_linear(value, value_bias, precision, fast)
         self.cross_mix = packed_linear(*weights.layer(f"{name}.cross_attn.out"), precision, fast)
 
 
@@ -196,13 +200,21 @@ class TextDecoder:
             return self._norm(x.float())
 
     def first_token_pass(self, features: torch.Tensor, token: int) -> torch.Tensor:
-        """Hidden state after one first token, shape (1, state): `open` and `extend` without a state to continue."""
+        """Hidden state after one first token, shape (1, state): `open` and `extend` without a state to continue.
+
+        Keys and values of the window are not computed: one query needs only their products with it.
+        """
         with torch.inference_mode():
-            x = self._embedded([token], 0, 1)
-            for block, (key, value) in zip(self._blocks, self._across(features), strict=True):
+            x, features = self._embedded([token], 0, 1), features.to(self._kind)
+            each_head = torch.eye(self._n_head, dtype=self._kind, device=self.device)[:, :, None]
+            for block in self._blocks:
                 _, _, own = block.query_key_value(block.attention_norm(x)).chunk(3, -1)  # attention to one token
                 x = block.mix.added(own, x)
-                x, _ = self._cross_attention(block, x, key.mT, value)
+                query = block.cross_query(block.cross_norm(x)).view(self._n_head, -1)
+                scores = block.to_features((query * each_head).flatten(1)) @ features.mT
+                seen = block.cross_value(scores.softmax(-1, torch.float32).to(self._kind) @ features)
+                own_head = seen.view(self._n_head, *query.shape).diagonal().mT
+                x = block.mlp(block.cross_mix.added(own_head.reshape(x.shape), x))
             return self._norm(x.float())
 
     def language_logits(self, features: torch.Tensor, sot: int, rows: torch.Tensor) -> NDArray[np.float64]:

@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ from whisperlab.util.timeline import POSITION, SAMPLE_RATE, seconds
 from whisperlab.util.validation import shown
 
 MOST_TOKENS = 448  # capacity of the decoder
+KEPT_WINDOWS = 4  # of speech: the proof of a switch, final text with and without context, and the check of its language
 ECHO = SAMPLE_RATE // 20  # samples; a word of fewer was not spoken
 MEANINGFUL = re.compile(r"[^\W_]")  # any letter or digit of any script
 
@@ -154,6 +155,13 @@ def segment_words(words: Words, language: str) -> tuple[SegmentWord, ...]:
     return tuple(found)
 
 
+class _Window(NamedTuple):
+    """An encoded window, and its texts of `SpeechDecoder.likelihoods` by language."""
+
+    encoded: Encoded
+    drafts: dict[str, Draft]
+
+
 @dataclass(eq=False)
 class SpeechDecoder:
     """Guarded decoding of short windows in a given language."""
@@ -180,11 +188,10 @@ class SpeechDecoder:
         return tokenizer_for(language, self.n_languages, self.added)
 
     def reset(self) -> None:
-        """Start a new stream: drop the last encoded window and the counts."""
+        """Start a new stream: drop the encoded windows and the counts."""
         self.redecodes = 0  # windows decoded again because of a loop, or because no text was found
         self.shared = 0  # windows that were needed again and not encoded again
-        self._last: tuple[tuple[int, int, float], Encoded] | None = None
-        self._drafts: dict[str, Draft] = {}  # texts of the last window by language, of `likelihoods`
+        self._recent: dict[tuple[int, int, float], _Window] = {}  # by offset, samples and silence; newest last
 
     def decode(
         self,
@@ -206,9 +213,10 @@ class SpeechDecoder:
         if final:
             silences_s, beam = options.silences_s(len(audio)), options.final_beam
         for attempt, silence_s in enumerate(silences_s):
-            encoded = self.encoded(audio, offset, silence_s)
+            window = self._window(audio, offset, silence_s)
+            encoded = window.encoded
             with self.metrics.measure("whisper.decode"), torch.inference_mode():
-                known = None if prefix or beam > 1 else self._drafts.get(language)
+                known = None if prefix or beam > 1 else window.drafts.get(language)
                 draft = known or self.draft(encoded, seconds(len(audio)), language, prefix, guess, beam)
             nothing = self._is_nothing(draft, prefix)
             words = () if nothing else (*prefix, *self._words(draft, encoded, offset, prefix, language))
@@ -221,29 +229,32 @@ class SpeechDecoder:
 
     def likelihoods(self, audio: NDArray[np.float32], offset: int, languages: Sequence[str]) -> list[float | None]:
         """Mean log-probability of a token of the text in each language; None for one whose text is empty or loops."""
-        encoded = self.encoded(audio, offset)
+        window = self._window(audio, offset, self.options.trailing_silence_s)
         prompts = [self._prompt(seconds(len(audio)), language, (), ()) for language in languages]
         with self.metrics.measure("whisper.decode"), torch.inference_mode():
-            drafts = self.stack.greedy(encoded, prompts, self._suppressed)
-        if self.share:
-            self._drafts = dict(zip(languages, drafts, strict=True))
+            drafts = self.stack.greedy(window.encoded, prompts, self._suppressed)
+        window.drafts.update(zip(languages, drafts, strict=True))
         return [None if draft.looped or self._is_nothing(draft, ()) else draft.mean for draft in drafts]
 
     def encoded(self, audio: NDArray[np.float32], offset: int, silence_s: float | None = None) -> Encoded:
-        """A window that begins at sample ``offset`` of the stream, encoded as for a decode.
-
-        With ``share`` the last encoding is kept and returned again for the same window, and so are its texts.
-        """
+        """A window that begins at sample ``offset`` of the stream, encoded as for a decode."""
         silence_s = self.options.trailing_silence_s if silence_s is None else silence_s
+        return self._window(audio, offset, silence_s).encoded
+
+    def _window(self, audio: NDArray[np.float32], offset: int, silence_s: float) -> _Window:
+        """An encoded window. With ``share`` the last `KEPT_WINDOWS` are kept, and returned again with their texts."""
         place = offset, len(audio), silence_s
-        if self._last and self._last[0] == place:
+        if known := self._recent.pop(place, None):
             self.shared += 1
-            return self._last[1]
+            self._recent[place] = known
+            return known
         with self.metrics.measure("whisper.insert_audio"):
-            encoded = self.encoder.encode(audio, round(silence_s * SAMPLE_RATE))
+            window = _Window(self.encoder.encode(audio, round(silence_s * SAMPLE_RATE)), {})
         if self.share:
-            self._last, self._drafts = (place, encoded), {}
-        return encoded
+            self._recent[place] = window
+            if len(self._recent) > KEPT_WINDOWS:
+                del self._recent[next(iter(self._recent))]
+        return window
 
     def draft(self, encoded: Encoded, length_s: float, language: str, prefix: Words, guess: Words, beam: int) -> Draft:
         """Tokens after the prefix, up to the end of text, the budget, or a loop."""
