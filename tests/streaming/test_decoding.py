@@ -24,6 +24,7 @@ from whisperlab.model.tokenizer import REPLACEMENT, tokenizer_for
 from whisperlab.model.weights import load_weights, weights_of
 from whisperlab.streaming.commit_policies import CommitPolicy, agreed
 from whisperlab.streaming.decoding import (
+    KEPT_WINDOWS,
     DecodingOptions,
     Hypothesis,
     SpeechDecoder,
@@ -471,15 +472,21 @@ def test_the_text_that_proves_a_switch_is_not_decoded_again(
     parts: tuple[ShortWindowEncoder, TextDecoder], clip: FloatArray, said: Hypothesis
 ) -> None:
     """Both languages take one call. A decode of the same window takes none, unless the text has a beginning."""
-    stack = Counting(parts[1])
-    decoder = SpeechDecoder(parts[0], stack, DecodingOptions(), PerformanceMetrics(), share=True)
+    stack, encoder = Counting(parts[1]), parts[0].with_own_counts()
+    decoder = SpeechDecoder(encoder, stack, DecodingOptions(), PerformanceMetrics(), share=True)
     decoder.likelihoods(clip, 0, ("es", "en"))
     assert stack.n_texts == [2]
     assert tokens_of(decoder.decode(clip, 0, "es", final=False).words) == tokens_of(said.words)
     assert stack.n_texts == [2]
     for offset, language, prefix in ((0, "it", ()), (0, "es", said.words[:2]), (160, "es", ()), (0, "es", ())):
         decoder.decode(clip, offset, language, prefix, final=False)
-    assert stack.n_texts == [2, 1, 1, 1, 1]  # the last: another window was decoded in between
+    assert stack.n_texts == [2, 1, 1, 1]  # the last: its window is kept, although another one came between
+    assert (encoder.calls, decoder.shared) == (2, 4)
+    for offset in range(1, KEPT_WINDOWS + 1):  # so many windows drop the older ones
+        decoder.encoded(clip[: 8 * POSITION], offset)
+    decoder.decode(clip, 0, "es", final=False)
+    assert stack.n_texts == [2, 1, 1, 1, 1]
+    assert (encoder.calls, decoder.shared) == (2 + KEPT_WINDOWS + 1, 4)
     alone = SpeechDecoder(parts[0], stack, DecodingOptions(), PerformanceMetrics())
     alone.likelihoods(clip, 0, ("es", "en"))
     alone.decode(clip, 0, "es", final=False)

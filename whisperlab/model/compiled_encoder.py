@@ -95,7 +95,7 @@ def compiled_encoder(weights: Weights, precision: Precision, split: int, say: Sa
     Compiling takes a minute or two, once per model, precision, split, version of torch and kind of processor; the code
     is cached. If it fails, the uncompiled encoder is returned and a warning is logged.
     """
-    if precision == "int8" or weights.device.type != "cpu":
+    if precision in ("int8", "mixed") or weights.device.type != "cpu":
         got = f"got precision {precision} on {weights.device}"
         raise ConfigurationError(f"the compiled encoder is for fp32 and bf16 on the CPU, {got}")
     if not 0 <= split < weights.dims["n_audio_layer"]:

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from whisperlab.model.linear import Precision, activations, packed_linear, padded_rows
+from whisperlab.model.linear import EXACT, Precision, activations, packed_linear, padded_rows
 from whisperlab.model.weights import Weights
 from whisperlab.util.audio_arrays import FloatArray
 from whisperlab.util.errors import AudioFormatError, ConfigurationError
@@ -92,17 +92,19 @@ class Norm:
 class Block:
     """The layers of one residual attention block, without a decoder's cross-attention."""
 
-    __slots__ = ("_contract", "_expand", "_mlp_norm", "attention_norm", "mix", "n_head", "query_key_value")
+    __slots__ = ("_contract", "_expand", "_mlp_norm", "attention_norm", "kind", "mix", "n_head", "query_key_value")
 
     def __init__(self, weights: Weights, name: str, n_head: int, precision: Precision, fast: bool = True) -> None:
         kind, linear = activations(precision), partial(packed_linear, precision=precision, fast=fast)
+        self.kind = kind  # of its input and output
         self.n_head = n_head
         self.attention_norm = Norm(weights, f"{name}.attn_ln", kind)
         self.query_key_value = linear(*fused_attention(weights, f"{name}.attn", n_head))
         self.mix = linear(*weights.layer(f"{name}.attn.out"))
         self._mlp_norm = Norm(weights, f"{name}.mlp_ln", kind)
         self._expand = linear(*weights.layer(f"{name}.mlp.0"))
-        self._contract = linear(*weights.layer(f"{name}.mlp.2"))
+        last: Precision = "bf16" if precision == "mixed" else precision
+        self._contract = packed_linear(*weights.layer(f"{name}.mlp.2"), last, fast)
 
     def mlp(self, x: torch.Tensor) -> torch.Tensor:
         """The two fully connected layers, added to their input."""
@@ -143,7 +145,8 @@ class Network:
     """The encoder's network for windows of any length: `head` and `tail`, between which positions may be pooled.
 
     Windows are padded to a number of rows (`rows`); ``seen`` tells the attention which of them are positions. With
-    precision int8 the convolutions stay in float32. ``fast`` is that of `packed_linear`.
+    precision int8 the convolutions stay in float32, with mixed precision they and the first block are bfloat16: without
+    it half of the error would come from that block. ``fast`` is that of `packed_linear`.
     """
 
     def __init__(
@@ -153,14 +156,15 @@ class Network:
         attention: Callable[..., torch.Tensor] = eager_attention,
         fast: bool = True,
     ) -> None:
-        self.kind, self._attention, self._fast = activations(precision), attention, fast
-        exact: Precision = "fp32" if precision == "int8" else precision
+        exact = EXACT[precision]
+        self.kind, self._attention, self._fast = activations(exact), attention, fast
         self._convolutions = [packed_linear(*convolution(weights, f"encoder.conv{n}"), exact, fast) for n in (1, 2)]
         places = weights.tensor("encoder.positional_embedding").to(self.kind)
         self._places = F.pad(places, (0, 0, 0, WINDOW_ROWS - len(places)))
         n_head, names = weights.dims["n_audio_head"], range(weights.dims["n_audio_layer"])
-        self._blocks = [Block(weights, f"encoder.blocks.{name}", n_head, precision, fast) for name in names]
-        self._norm = Norm(weights, "encoder.ln_post", self.kind)
+        of_block = [exact if precision == "mixed" and not name else precision for name in names]
+        self._blocks = [Block(weights, f"encoder.blocks.{name}", n_head, of_block[name], fast) for name in names]
+        self._norm = Norm(weights, "encoder.ln_post", activations(precision))
 
     @line_profiled
     def __call__(self, mel: torch.Tensor, pool_after: int | None) -> torch.Tensor:
@@ -198,6 +202,7 @@ class Network:
 
     def _through(self, blocks: Sequence[Block], x: torch.Tensor, seen: Any) -> torch.Tensor:
         for block in blocks:
+            x = x.to(block.kind)
             mixed = self._attention(block.query_key_value(block.attention_norm(x)), block.n_head, seen)
             x = block.mlp(block.mix.added(mixed, x))
         return x
