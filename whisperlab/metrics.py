@@ -1,9 +1,8 @@
 """PerformanceMetrics: latency per operation from raw samples, with exact percentiles and its own cost.
 
 Guarantee: no record is lost, from whatever thread, task or nesting level it comes (an interrupt loses only the record
-being made). Percentiles are those of the newest ``max_samples`` raw samples. Count, total, mean, extremes and deviation
-cover all records since the start or the last reset. Cost: one ``list.append`` per record, which the interpreter makes
-atomic, and about 20 µs of folding every 256 records.
+being made). Percentiles are those of the newest ``max_samples`` raw samples; the other figures cover all records since
+the last reset. Cost: one ``list.append`` per record, which is atomic, and about 20 µs of folding every 256 records.
 """
 
 import functools

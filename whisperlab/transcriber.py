@@ -44,8 +44,7 @@ class SessionRestartTranscriber:
 
     Threads: `process`, `skip`, `finalize` and `reset` may be called by any thread; a second call waits for the first.
     Everything that only reads (`latest`, `config`, `get_statistics`, the summary, the export) may be called by any
-    thread at any time and does not wait for a decode. A signal handler may call neither: it runs inside the call that
-    it interrupts.
+    thread at any time and does not wait for a decode. A signal handler may call neither.
 
     Errors: if `process`, `skip` or `finalize` is interrupted by anything but a refused chunk, the state of the stream
     is undefined: both raise `StreamBrokenError` until `reset`. `latest` still returns what that call had made final.

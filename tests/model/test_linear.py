@@ -40,6 +40,12 @@ def checked_anew() -> Iterator[None]:
     operator_works.cache_clear()
 
 
+def fast_in_8_bits() -> bool:
+    """Whether the processor has what mixed precision is for."""
+    vnni, avx512_bf16, amx = linear.cpu_instructions()
+    return vnni and avx512_bf16 and not amx
+
+
 def missing(*_: object, **__: object) -> Any:
     raise AttributeError("'_OpNamespace' object has no attribute 'linear'")
 
@@ -59,6 +65,9 @@ def test_the_operators_of_this_torch_work_where_the_processor_has_them() -> None
     assert operator_works("fp32") == torch.backends.mkldnn.is_available()
     assert operator_works("int8") == (torch.backends.quantized.engine in ("x86", "fbgemm"))
     assert operator_works("int8 rows") == operator_works("int8")
+    if fast_in_8_bits():
+        assert operator_works("mixed")
+        assert check_precision(None, CPU) == check_precision("mixed", CPU) == "mixed"
 
 
 @pytest.mark.parametrize("how", ["missing", "wrong"])

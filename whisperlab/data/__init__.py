@@ -1,11 +1,8 @@
 """Speech with exact times of its language switches: corpora that are built on this machine, and manifests.
 
-Debian carries telephone prompts with their texts: the same sentences, read by people in five languages. The recipes
-splice these prompts into scenes of 40 to 90 seconds. That is *spliced human speech, not a code-switching corpus*: a
-splice is easier than a speaker switching in mid-conversation. A sentence occurs in ``dev`` or in ``test``, never in
-both. The same recipe and seed give the same files, byte for byte.
-
-A manifest is JSON lines in NeMo's format. `datasets/README.md` shows how to write one for your own recordings.
+Recipes splice telephone prompts from Debian into scenes of 40 to 90 s: *spliced human speech, not a code-switching
+corpus*. A sentence occurs in ``dev`` or in ``test``, never in both. The same recipe and seed give the same bytes. A
+manifest is JSON lines in NeMo's format; `datasets/README.md` shows how to write one.
 
 >>> list_corpora()
 ['ivr-five', 'ivr-en-es', 'ivr-en', 'ivr-es', 'ivr-fr', 'ivr-it', 'ivr-ru']

@@ -117,9 +117,8 @@ def read_manifest(path: str | PathLike[str], *, check_audio: bool = True) -> lis
     manifest's folder), ``duration`` in seconds, and ``text``. Optional fields are ``offset`` (seconds), ``lang``
     (`language_code`), ``segments`` (a list of ``start``, ``end``, ``lang``, ``text``, by time from the offset on, and
     optionally ``speaker`` and ``word_times``: start and end of each word), ``id``, ``split``, ``corpus`` and
-    ``noise_snr_db``. Unknown fields and empty lines are skipped. Without
-    ``segments``, a recording in one language is one segment. Without ``id``, the id is the file's name, or file name
-    and offset (``call@12.5``).
+    ``noise_snr_db``. Without ``segments``, a recording in one language is one segment. Without ``id``, the id is the
+    file's name, or file name and offset (``call@12.5``). Unknown fields and empty lines are skipped.
 
     Raises ManifestError with file and line. With ``check_audio`` also raises it if an audio file is missing, or ends
     before an offset or a segment. If a duration differs from the file's, the file's is used, and a warning is logged.

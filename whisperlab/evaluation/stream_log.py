@@ -2,8 +2,7 @@
 
 `stream_log.schema.json` is the JSON Schema of a line, and docs/stream-log.md describes the format. `read_streams` also
 reads traces, logs of simulstream, instance logs of SimulEval and OmniSTEval, lines of a time and text, and JSON of
-``transcribe --json``, openai-whisper, faster-whisper and WhisperX. `write_exports` writes logs for OmniSTEval and
-simulstream.
+``transcribe --json``, openai-whisper, faster-whisper and WhisperX. `write_exports` writes logs for two of these.
 """
 
 import json

@@ -1,15 +1,12 @@
 """Regret by cause: the wrong words that each truth, which a live transcriber does not have, would save.
 
-A recording is transcribed again with one more truth each time. A word that is wrong live is lost to the first truth
-that makes it right, or to the *model*: to voice activity detection, greedy decoding and other spelling too.
+A recording is transcribed again with one more truth each time, in this order; each truth is also given *alone*. A wrong
+word is lost to the first truth that makes it right, or else to the *model*.
 
-* *language*: the true sequence of languages, without the delay of a decision. False switches disappear, missed ones
-  are made at their true place, and those found within 2 s stay where they were found.
+* *language*: the true languages, without delay; switches that were found within 2 s stay where they were found.
 * *boundary*: switches that were found outside the gap between two languages move to its nearer end.
 * *policy*: no word is final before its speech ends.
 * *window*: up to 28 s of speech at once, in a window of 30 s as in Whisper's training.
-
-The order matters: a word that two truths could save is lost to the first. So each truth is also given *alone*.
 """
 
 from collections.abc import Callable, Iterable, Sequence

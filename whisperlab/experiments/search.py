@@ -1,9 +1,7 @@
 """Search for good configurations when a grid of all of them would be too large.
 
-A search proposes a batch of configurations, runs them as a sweep does, and reports the results to the sampler. Its only
-state is the sweep's store: the same search repeats its proposals, finds their rows and continues where it stopped. It
-looks for the Pareto front of `OBJECTIVES`: the configurations that no other beats in all of them. A `Space` has the
-options to vary: choices or ranges, read from JSON and checked by `TranscriberConfig`.
+A search proposes a batch of configurations, runs them as a sweep does, and reports the results to the sampler. Its
+only state is the sweep's store. It looks for the Pareto front of `OBJECTIVES`: what no other beats in all of them.
 """
 
 import json
@@ -223,10 +221,8 @@ def search(
 
     Method ``random`` draws all at once. ``adaptive`` is optuna's multi-objective TPE (Ozaki et al. 2022,
     "Multiobjective tree-structured Parzen estimator"): after `STARTUP` random trials it proposes `BATCH` configurations
-    at a time that resemble the good trials. It suits tens of trials; NSGA-II would spend them on its first generation.
-
-    Objectives are pooled over the recordings: ``mixed_error_rate`` from sums of errors and words; ``response_p95_s``
-    (`scoring.response_p95`) and ``peak_rss_bytes`` (of the process, model included) of the worst recording.
+    at a time that resemble the good trials. ``mixed_error_rate`` is pooled over the recordings; ``response_p95_s``
+    (`scoring.response_p95`) and ``peak_rss_bytes`` (of the process, model included) are those of the worst recording.
 
     Proposals depend on space, seed, method and the results so far: the same search with more trials continues this
     one. A trial fails if any of its recordings fails. Raises ConfigurationError as `check_recordings` does.

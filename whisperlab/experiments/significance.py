@@ -179,10 +179,8 @@ class Separation:
 def separation(parts: Array, wholes: Array, seed: int = 0) -> Separation:
     """Whether the configurations differ by more than noise in an objective that is ``parts / wholes``.
 
-    Both have the shape (configurations, recordings). The best of many is always better than the median on the
-    recordings it was chosen on. Therefore each bootstrap resample of the recordings chooses the best, and the
-    recordings outside the resample compare it with the median (out-of-bag estimate; Efron and Tibshirani 1997, JASA
-    92(438)).
+    Both have the shape (configurations, recordings). Each bootstrap resample of the recordings chooses the best, and
+    the recordings outside it compare it with the median (out-of-bag; Efron and Tibshirani 1997, JASA 92(438)).
     """
     n = parts.shape[1]
     if n < LEAST_UNITS or not len(parts):
@@ -220,8 +218,7 @@ def importances(options: Mapping[str, Sequence[object]], objective: Sequence[flo
     ``options`` has the values of each option, one for each configuration; ``objective`` the result of each. The share
     is the correlation ratio (Fisher 1925; the main effect of a one-way analysis of variance): variance between the
     groups of results that share a value of the option / variance of all results. Numbers of more than `MOST_GROUPS`
-    different values are cut into so many groups of equal size. Options that were changed together share the credit, and
-    what only a combination does is not seen.
+    different values are cut into so many groups of equal size. What only a combination does is not seen.
     """
     results = np.asarray(objective, dtype=float)
     rng = np.random.default_rng(seed)

@@ -1,9 +1,8 @@
 """The encoder as machine code: exported by torch.export, compiled by AOTInductor, and cached on disk.
 
 torch.compile would compile in every process, at the first window. The code here runs for any number of positions and
-threads. Compiling needs a C++ compiler. If it fails, the network runs uncompiled and the reason is logged.
-
-The network is split where positions may be pooled. Language ID (pooled) and text (not pooled) share the weights.
+threads. Compiling needs a C++ compiler; if it fails, the network runs uncompiled and the reason is logged. The network
+is split where positions may be pooled, so language-ID and text share the weights.
 """
 
 import hashlib

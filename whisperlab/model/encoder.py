@@ -1,11 +1,8 @@
 """Whisper's audio encoder on windows as short as the audio, without padding to 30 s.
 
-openai-whisper requires 3,000 mel frames, so 2 s of speech costs as much as 30 s. The network itself takes any length,
-with the positional embedding cut to the window. But Whisper was trained with silence after the speech. `encode`
-therefore takes a *margin* of zeros after the audio, which restores most of the accuracy at a fraction of the cost.
-
-Query, key and value are one linear layer, the convolutions are linear layers over overlapping frames, and additions
-and GELU are part of the linear layers (`whisperlab.model.linear`).
+The network takes any length, with the positional embedding cut to the window. But Whisper was trained with silence
+after the speech. So `encode` takes a *margin* of zeros after the audio, which restores most of the accuracy. Query, key
+and value are one linear layer, convolutions linear layers over overlapping frames, additions and GELU parts of them.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,16 +1,14 @@
-"""Linear layers with packed weights in fp32, bf16 or int8, and the only place that uses torch's unstable operators.
+"""Linear layers with packed weights in fp32, bf16 or 8 bits, and the only place that uses torch's unstable operators.
 
-On a CPU, fp32 and bf16 use oneDNN with weights that are packed once. On some processors fp32 takes half the time that
-way, and a following addition or GELU needs no pass of its own. bf16 is twice as fast again where the CPU multiplies it.
+On a CPU, fp32 and bf16 use oneDNN with weights that are packed once; a following addition or GELU needs no pass of its
+own. bf16 is twice as fast as fp32 where the CPU multiplies it.
 
-int8 reads a quarter of the memory. A few channels of Whisper's activations are far larger than the rest: one scale for
-a whole window leaves few steps for small rows. Here each row of the input (a position, a token) has its own scale, and
-so has each row of the weights. On two-second windows of speech the relative error of the encoder's output is 5 to 6 %
-(9 % without VNNI), against 16 to 26 % with torch's dynamic quantisation of whole tensors.
+*int8* reads a quarter of the memory. Each row of the input (a position, a token) and of the weights has its own scale,
+because a few channels of Whisper's activations are far larger than the rest. On two-second windows of speech the error
+of the encoder's output is 5 to 6 % (9 % without VNNI), against 16 to 26 % with torch's one scale for a whole window.
 
 *mixed* is for encoders on CPUs with VNNI and BF16, but without AMX. There 8-bit products take half the time of bf16.
-The first block and the last layer of each block, which 8 bits harm most, stay bf16; the other layers of blocks have 8
-bits. The error is 4 %, with bf16 alone 2.4 %.
+The first block and the last layer of each block, which 8 bits harm most, stay bf16: the error is 4 %, 2.4 % with bf16.
 
 The operators of oneDNN are private in torch, and its quantised operators are deprecated since torch 2.13. Each is
 tried once per process (`operator_works`). If it fails, a warning is logged and plain torch is used, fp32 for int8.
@@ -64,8 +62,8 @@ def has_bf16(device: torch.device) -> bool:
 
 def has_mixed(device: torch.device) -> bool:
     """Whether 8-bit products are faster than bfloat16 here, and both run."""
-    vnni, avx512_bf16, amx = cpu_instructions()
-    return vnni and avx512_bf16 and not amx and has_bf16(device) and has_int8(device) and operator_works("mixed")
+    vnni, _, amx = cpu_instructions()
+    return vnni and not amx and has_bf16(device) and has_int8(device) and operator_works("mixed")
 
 
 def cpu_instructions() -> tuple[bool, bool, bool]:
@@ -94,22 +92,19 @@ def check_precision(asked: str | None, device: torch.device, part: Part = "encod
             return "mixed" if has_mixed(device) else "bf16"
         return "int8" if has_int8(device) else "fp32"
     check_type("precision", asked, Precision)
-    if asked == "mixed":
-        if not has_mixed(device):
-            needed = "a CPU with AVX-512 VNNI and BF16, and without AMX"
-            raise ConfigurationError(f"precision mixed needs {needed}, got device {device}; int8 and fp32 run on more")
-        return "mixed" if part == "encoder" else "int8"
-    if asked == "int8" and not has_int8(device):
-        needed = "an x86 CPU and a torch with quantised operators"
-        got = f"device {device} and torch {torch.__version__}"
-        raise ConfigurationError(f"precision int8 needs {needed}, got {got}; fp32 runs everywhere")
-    if asked == "bf16" and not has_bf16(device):
-        needed = "a CPU with AVX-512 BF16 or AMX, or a GPU that multiplies it"
-        raise ConfigurationError(f"precision bf16 needs {needed}, got device {device}; int8 and fp32 run on more")
-    return cast(Precision, asked)
+    has, needed = _NEEDED.get(asked, (lambda device: True, ""))
+    if not has(device):
+        got = f"got device {device} and torch {torch.__version__}"
+        raise ConfigurationError(f"precision {asked} needs {needed}, {got}; fp32 runs everywhere")
+    return "int8" if asked == "mixed" and part == "decoder" else cast(Precision, asked)
 
 
-# The precision of what stays exact beside the 8-bit layers of an encoder.
+_NEEDED = {
+    "int8": (has_int8, "an x86 CPU and a torch with quantised operators"),
+    "bf16": (has_bf16, "a CPU with AVX-512 BF16 or AMX, or a GPU that multiplies it"),
+    "mixed": (has_mixed, "a CPU with AVX-512 VNNI and BF16, and without AMX"),
+}
+# The precision of the layers of an encoder that are not in 8 bits.
 EXACT: dict[Precision, Precision] = {"int8": "fp32", "mixed": "bf16", "fp32": "fp32", "bf16": "bf16"}
 
 
@@ -176,53 +171,40 @@ class OneDnnLinear(Linear):
         return _joined([add(rows, base, self._weight, self._bias, "add") for rows, base in pairs], to.shape)
 
     def _pointwise(self, x: torch.Tensor, name: str, variant: str) -> torch.Tensor:
-        linear = torch.ops.mkldnn._linear_pointwise
-        parts = [linear(rows, self._weight, self._bias, name, [], variant) for rows in split_rows(x)]
+        parts = [self._product(rows, name, variant) for rows in split_rows(x)]
         return _joined(parts, (*x.shape[:-1], len(self._bias)))
 
+    def _product(self, rows: torch.Tensor, name: str, variant: str) -> torch.Tensor:
+        y: torch.Tensor = torch.ops.mkldnn._linear_pointwise(rows, self._weight, self._bias, name, [], variant)
+        return y
 
-class MixedLinear(Linear):
+
+class MixedLinear(OneDnnLinear):
     """oneDNN's 8-bit product with bf16 output. Up to `MOST_ROWS` rows of the input share a scale and a zero point.
 
     The input may be fp32 or bf16. The scale of the input is applied in the product, so no pass follows it.
     """
 
     __slots__ = ("_scales", "_zeros")
+    added = Linear.added
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor) -> None:
         rows, scales = quantised_rows(weight)
         self._scales = scales.float()
         self._zeros = torch.zeros(len(rows), dtype=torch.long)
         packed = torch.ops.onednn.qlinear_prepack(rows, [MOST_ROWS, rows.shape[1]])
-        super().__init__(packed, bias.float())
+        Linear.__init__(self, packed, bias.float())
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        return self._pointwise(x, "none", "")
-
-    def gelu(self, x: torch.Tensor) -> torch.Tensor:
-        return self._pointwise(x, "gelu", "none")
-
-    def added(self, x: torch.Tensor, to: torch.Tensor) -> torch.Tensor:
-        product = torch.ops.onednn.qlinear_pointwise.binary
-        plain = 1.0, 0, to.dtype, 1.0, 0, "add", 1.0, "none", list[float](), ""
-        pairs = zip(split_rows(x), split_rows(to), strict=True)
-        return _joined([product(*self._given(rows), base, self._bias, *plain) for rows, base in pairs], to.shape)
-
-    def _pointwise(self, x: torch.Tensor, name: str, variant: str) -> torch.Tensor:
-        product = torch.ops.onednn.qlinear_pointwise
-        rest = self._bias, 1.0, 0, torch.bfloat16, name, list[float](), variant
-        parts = [product(*self._given(rows), *rest) for rows in split_rows(x)]
-        return _joined(parts, (*x.shape[:-1], len(self._bias)))
-
-    def _given(self, rows: torch.Tensor) -> tuple[object, ...]:
-        """The first arguments of the product: the rows in unsigned 8 bits with scale and zero point, and the weight."""
+    def _product(self, rows: torch.Tensor, name: str, variant: str) -> torch.Tensor:
         rows = rows.float()
         least, most = (float(x) for x in torch.aminmax(rows))
         scale = max(max(most, 0.0) - min(least, 0.0), SMALLEST) / 255
         zero = round(-min(least, 0.0) / scale)
         # unsigned, because signed input takes minutes; from float to 16 to 8 bits, because the direct way is slow
         steps = torch.add(torch.tensor(zero + 0.5), rows, alpha=1 / scale).to(torch.int16).to(torch.uint8)
-        return steps, scale, zero, self._weight, self._scales, self._zeros
+        given = steps, scale, zero, self._weight, self._scales, self._zeros, self._bias, 1.0, 0
+        y: torch.Tensor = torch.ops.onednn.qlinear_pointwise(*given, torch.bfloat16, name, [], variant)
+        return y
 
 
 class Int8Linear(Linear):

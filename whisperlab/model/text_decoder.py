@@ -1,9 +1,7 @@
 """Whisper's text decoder as a function of new tokens, the state so far, and one encoded window.
 
-The key/value cache is a plain value. `TextDecoder.open` computes the keys and values of a window once;
-`TextDecoder.extend` adds tokens and returns their hidden states, `TextDecoder.likeliest` the tokens that may follow.
-Attention weights of the alignment heads are kept on request, for word times. It is the decoder of an engine
-(`whisperlab.model.engine`).
+`TextDecoder.open` computes the keys and values of a window once; `TextDecoder.extend` adds tokens and returns their
+hidden states, `TextDecoder.likeliest` the tokens that may follow. Attention weights are kept for word times.
 """
 
 import math
@@ -200,10 +198,7 @@ class TextDecoder:
             return self._norm(x.float())
 
     def first_token_pass(self, features: torch.Tensor, token: int) -> torch.Tensor:
-        """Hidden state after one first token, shape (1, state): `open` and `extend` without a state to continue.
-
-        Keys and values of the window are not computed: one query needs only their products with it.
-        """
+        """Hidden state after one first token, shape (1, state), as `extend` returns it, without keys and values."""
         with torch.inference_mode():
             x, features = self._embedded([token], 0, 1), features.to(self._kind)
             each_head = torch.eye(self._n_head, dtype=self._kind, device=self.device)[:, :, None]

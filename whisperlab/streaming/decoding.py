@@ -1,10 +1,8 @@
 """Decoding of a window of speech into words with times.
 
-`SpeechDecoder.decode` turns audio in a known language into a `Hypothesis` that continues a forced prefix. Running
-speech is decoded greedily. Final text gets more silence after the window and a beam search. Whisper base sometimes
-loops or invents text on a short window. So the decoder has a token budget per second of audio, stops at repeated
-n-grams, tries again with still more silence, and returns an empty hypothesis if the model itself finds no speech. Word
-times come from the cross-attention (`whisperlab.model.attention`).
+`SpeechDecoder.decode` turns audio in a known language into a `Hypothesis` that continues a forced prefix: greedily for
+running speech, with more silence and a beam search for final text. Against loops and invented text it has a token
+budget per second, stops at repeated n-grams, tries again with more silence, and can return an empty hypothesis.
 """
 
 import math
@@ -191,7 +189,7 @@ class SpeechDecoder:
         """Start a new stream: drop the encoded windows and the counts."""
         self.redecodes = 0  # windows decoded again because of a loop, or because no text was found
         self.shared = 0  # windows that were needed again and not encoded again
-        self._recent: dict[tuple[int, int, float], _Window] = {}  # by offset, samples and silence; newest last
+        self._recent: dict[tuple[int, int, float], _Window] = {}  # by offset, samples and silence, the oldest first
 
     def decode(
         self,
@@ -244,9 +242,8 @@ class SpeechDecoder:
     def _window(self, audio: NDArray[np.float32], offset: int, silence_s: float) -> _Window:
         """An encoded window. With ``share`` the last `KEPT_WINDOWS` are kept, and returned again with their texts."""
         place = offset, len(audio), silence_s
-        if known := self._recent.pop(place, None):
+        if known := self._recent.get(place):
             self.shared += 1
-            self._recent[place] = known
             return known
         with self.metrics.measure("whisper.insert_audio"):
             window = _Window(self.encoder.encode(audio, round(silence_s * SAMPLE_RATE)), {})

@@ -6,9 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 Json: TypeAlias = Mapping[str, Any]  # a JSON object as it was read: fields are checked when they are used
-_BYTES = re.compile(
-    r"[\udc80-\udcff]+"
-)  # as Python decodes those of file names, if they are not in the locale's encoding
+_BYTES = re.compile(r"[\udc80-\udcff]+")  # of file names that are not in the locale's encoding
 JsonValue: TypeAlias = "bool | int | float | str | Sequence[JsonValue] | Mapping[str, JsonValue] | None"
 
 

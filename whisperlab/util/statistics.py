@@ -48,8 +48,7 @@ def resamples(n: int, rng: np.random.Generator, times: int = RESAMPLES) -> NDArr
 def speaker_blocks(speakers: Sequence[Collection[str]]) -> list[list[int]]:
     """The recordings (indices) in blocks without a speaker in common; a recording without known speakers is a block.
 
-    Recordings of one speaker are alike, so a bootstrap over recordings gives intervals that are too narrow for other
-    speakers (Liu and Peng 2020, arXiv 1912.09508). Blocks are independent.
+    Recordings of one speaker are alike: a bootstrap over blocks is honest (Liu and Peng 2020, arXiv 1912.09508).
 
     >>> speaker_blocks([{"Ann"}, {"Bo"}, {"Ann", "Cy"}, set()])
     [[1], [0, 2], [3]]

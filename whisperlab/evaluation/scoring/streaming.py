@@ -2,8 +2,8 @@
 
 Words are first assigned to the segments of the reference: by the soft alignment of OmniSTEval for LongYAAL and LongLAAL
 (Polák et al. 2025, arXiv 2509.17349), by the fewest edits for StreamLAAL (Papi et al. 2024, StreamAtt). Words are
-separated by spaces; letters of scripts without spaces are words. No Moses tokeniser is used. Lags count from the start
-of a segment, on the audio clock, or (``_ca``: computation-aware) on the wall clock of a live stream.
+separated by spaces; letters of scripts without spaces are words. Lags count from the start of a segment, on the audio
+clock, or (``_ca``: computation-aware) on the wall clock of a live stream.
 """
 
 import math

@@ -1,9 +1,8 @@
 """The trace: everything that one transcriber did with one recording, as JSON lines on two clocks.
 
-``at`` is the delay clock (seconds of audio fed so far), ``elapsed`` the wall clock (seconds since the start). Scoring
-and reports read traces only, so they need no model, and a trace that a colleague sends is a bug report that can be
-replayed. Line 1 is the header (machine, versions, configuration, audio, reference). The last line has the kind ``end``
-and the statistics; a file without it is incomplete and cannot be read.
+``at`` is the delay clock (seconds of audio fed so far), ``elapsed`` the wall clock. Scoring and reports read traces
+only, so they need no model. Line 1 is the header (machine, versions, configuration, audio, reference). The last line
+has the kind ``end`` and the statistics; a file without it is incomplete and cannot be read.
 """
 
 from whisperlab.evaluation.trace.recorder import StreamTranscriber, capture

@@ -1,9 +1,8 @@
 """Ablation: the cost and accuracy of the pipeline with each optimisation switched off in turn, on the same audio.
 
-Three kinds of measurement run separately, because each would distort the others: *time* (all variants take turns on the
-same stretches of speech, with nothing else running), *memory* (each variant in a fresh process) and *accuracy* (a sweep
-over whole recordings). Times are reported as ratios to the reference pipeline over the same chunks; their intervals
-resample blocks of a few seconds, because neighbouring chunks are alike.
+*Time* (variants in turns, nothing else running), *memory* (a fresh process each) and *accuracy* (a sweep) are measured
+separately, because each would distort the others. Times are ratios to the reference pipeline over the same chunks;
+their intervals resample blocks of a few seconds, because neighbouring chunks are alike.
 """
 
 import time

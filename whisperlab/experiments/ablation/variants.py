@@ -1,9 +1,8 @@
 """The variants of an ablation: the reference pipeline, the default, and the default with one option changed.
 
-The reference pipeline is the cost of live transcription before any optimisation, the guide's "before": audio is kept by
-``np.concatenate``, every window is padded to 30 s, the network is plain torch in float32, the whole vocabulary is
-projected for every token, language-ID runs at every hop, and there is no cache. The decision logic is that of
-`SessionRestartTranscriber`, so that a comparison measures the parts and nothing else.
+The reference pipeline is live transcription before any optimisation, the guide's "before": ``np.concatenate``, windows
+padded to 30 s, plain torch in float32, the whole vocabulary for every token, every language-ID hop, no cache. Its
+decisions are those of `SessionRestartTranscriber`.
 """
 
 import json
