@@ -111,7 +111,8 @@ class StoredEncoder:
 
     def _row(self, window: FloatArray, margin: int, pool_after: int | None) -> int:
         store = self._store
-        key = hashlib.sha256(f"{margin} {pool_after}".encode() + window.tobytes()).digest()[:16]
+        how = f"{margin} {pool_after} {self._encoder.precision}"
+        key = hashlib.sha256(how.encode() + window.tobytes()).digest()[:16]
         if key not in store.rows:
             features = self._encoder.encode_batch([window], margin, pool_after)[0].features
             store.logits.append(self._decoder.language_logits(features, self._sot, self._tokens).astype(np.float32))

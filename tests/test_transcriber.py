@@ -30,6 +30,7 @@ from whisperlab.data.audio_files import read_audio
 from whisperlab.evaluation.scoring import Score, align, score, units
 from whisperlab.evaluation.trace import Reference
 from whisperlab.experiments.sweep import Grid, transcriber_maker
+from whisperlab.model.linear import ENCODERS, check_precision
 from whisperlab.streaming.context import Monitor
 from whisperlab.streaming.decoding import Hypothesis, text_of
 from whisperlab.streaming.false_switches import PROMISES, SwitchOptions
@@ -958,12 +959,22 @@ def test_the_configuration_says_what_was_asked_for(make: Make) -> None:
     asked = make(key="span", hash_precision=2, language_prior={"es": 2.0}, decode=False, precision="fp32")
     config = json.loads(json.dumps(asked.config()))
     assert (config["compute"]["precision"], config["decoder_precision"]) == ("fp32", "fp32")
+    assert config["language_id_precision"] == asked.parts.lid.encoder.precision == "fp32"
     assert (config["mode"], config["languages"], config["decode"]) == ("auto", ["en", "es"], False)
     assert (config["cache"]["key"], config["cache"]["hash_precision"]) == ("span", 2)
     assert config["language_id"]["hop_ms"] == HOP_MS
     assert config["language_id"]["prior"] == {"es": 2.0}
     assert make(language="ru").config()["mode"] == "forced"
     assert make(oracle=[(0, "ru")]).config()["mode"] == "oracle"
+
+
+@pytest.mark.model
+def test_language_id_has_the_precision_that_is_fastest_for_it(make: Make) -> None:
+    transcriber = make(precision=None)
+    config, parts = transcriber.config(), transcriber.parts
+    expected = [check_precision(None, torch.device("cpu"), part) for part in ENCODERS]
+    assert [config["compute"]["precision"], config["language_id_precision"]] == expected
+    assert [parts.text_encoder.precision, parts.lid.encoder.precision] == expected
 
 
 def test_the_summary_and_the_prometheus_text_name_the_operations(make: Make) -> None:

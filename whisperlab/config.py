@@ -95,9 +95,7 @@ class ComputeOptions(Options, group="compute"):
 
     device: str | None = option(None, "'cpu' or 'cuda'; None: the CPU")
     precision: str | None = option(
-        None,
-        "'fp32', 'bf16', 'int8' or 'mixed' (8 bits and bf16); None: for encoder and decoder the fastest here that does "
-        "no harm to the text",
+        None, "'fp32', 'bf16' or 'int8'; None: for encoder and decoder the fastest here that does no harm to the text"
     )
     compiled: bool = option(
         False, "run the encoder of whisperlab as compiled code in fp32 or bf16, made first in one or two minutes"

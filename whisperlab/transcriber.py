@@ -189,13 +189,14 @@ class SessionRestartTranscriber:
     def config(self) -> Json:
         """Everything that decides the results, as JSON: all options, and the model, precision and device in use."""
         found: Json = self.configuration.to_json()
-        encoder, decoder = self.parts.precisions
+        encoder, language_id, decoder = self.parts.precisions
         compute = {**found["compute"], "device": self._device, "precision": encoder}
         compute["compiled"] = self.parts.lid.encoder.compiled
         if not self.parts.lid.encoder.pools:
             found["language_id"]["pool_after"] = None
-        in_use = {"languages": list(self.languages), "compute": compute, "decoder_precision": decoder}
-        return {"model": self._model_name, "mode": self.configuration.mode, **found, **in_use}
+        in_use = {"languages": list(self.languages), "compute": compute}
+        others = {"language_id_precision": language_id, "decoder_precision": decoder}
+        return {"model": self._model_name, "mode": self.configuration.mode, **found, **in_use, **others}
 
     def get_statistics(self) -> Json:
         """Counts and latencies since the stream began, JSON-able.

@@ -19,7 +19,6 @@ from whisperlab.model.linear import (
     activations,
     check_precision,
     has_bf16,
-    has_mixed,
     packed_linear,
     split_rows,
 )
@@ -243,22 +242,6 @@ def test_in_bfloat16_the_encoder_is_itself_but_for_two_percent(
     assert relative_error(half.features.float(), encoded.features) < 0.03
 
 
-@pytest.mark.model
-def test_in_mixed_precision_the_encoder_is_itself_but_for_five_percent(
-    base_model: Whisper, clip: FloatArray, encoded: Encoded
-) -> None:
-    """Its error is below two thirds of that in eight bits: the layers that 8 bits harm most are bfloat16."""
-    if not has_mixed(torch.device("cpu")):
-        with pytest.raises(ConfigurationError, match="mixed needs a CPU with AVX-512 VNNI and BF16, and without AMX"):
-            check_precision("mixed", torch.device("cpu"))
-        return
-    weights = weights_of(base_model)
-    mixed, eight = (ShortWindowEncoder(weights, name).encode(clip, SAMPLE_RATE) for name in ("mixed", "int8"))
-    assert mixed.features.dtype is torch.float32
-    assert relative_error(mixed.features, encoded.features) < 0.06
-    assert relative_error(mixed.features, encoded.features) < relative_error(eight.features, encoded.features) * 2 / 3
-
-
 # --- eight bits ---------------------------------------------------------------------------------------
 
 
@@ -326,25 +309,6 @@ def test_rows_of_zeros_stay_the_bias() -> None:
     torch.testing.assert_close(packed_linear(weight, bias, "int8")(torch.zeros(2, 8)), bias.expand(2, 4))
 
 
-@pytest.mark.skipif(linear.cpu_instructions() != (True, True, False), reason="8 bits are not faster than bf16 here")
-@pytest.mark.parametrize("n", [1, 7, 200])  # 200: two parts
-def test_a_mixed_layer_is_a_linear_layer(n: int) -> None:
-    """A constant offset of the input, as attention has, does not coarsen it."""
-    weight, bias, x, to = (torch.randn(*shape) for shape in ((64, 128), (64,), (n, 128), (n, 64)))
-    x = x + 3
-    exact, mixed = packed_linear(weight, bias, "fp32"), packed_linear(weight, bias, "mixed")
-    for given in (x, x.bfloat16()):
-        before = given.clone(), to.clone()
-        assert relative_error(mixed(given).float(), exact(x)) < 0.02
-        assert relative_error(mixed.gelu(given).float(), exact.gelu(x)) < 0.02
-        assert mixed(given).dtype is torch.bfloat16
-        found = mixed.added(given, to)
-        assert found.dtype is torch.float32
-        assert relative_error(found, exact.added(x, to)) < 0.02
-        torch.testing.assert_close((given, to), before)
-    torch.testing.assert_close(mixed(torch.zeros(n, 128)), bias.bfloat16().expand(n, 64))
-
-
 def test_a_packed_layer_leaves_its_arguments_unchanged() -> None:
     weight, x = torch.randn(4, 8), torch.randn(2, 8)
     before = weight.clone(), x.clone()
@@ -356,9 +320,7 @@ def test_a_precision_that_cannot_be_had_is_refused() -> None:
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
     assert check_precision("fp32", cuda) == "fp32"
     assert check_precision("int8", cpu) == check_precision(None, cpu, "decoder") == "int8"
-    fast = "mixed" if has_mixed(cpu) else "bf16"
-    assert check_precision(None, cpu, "encoder") == (fast if has_bf16(cpu) else "int8")
-    assert not has_mixed(cpu) or check_precision("mixed", cpu, "decoder") == "int8"
+    assert check_precision(None, cpu, "encoder") == ("bf16" if has_bf16(cpu) else "int8")
     with pytest.raises(ConfigurationError, match="cuda"):
         check_precision("int8", cuda)
     with pytest.raises(ConfigurationError, match="'fp8'"):

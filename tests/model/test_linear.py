@@ -15,6 +15,7 @@ from whisperlab.model import linear
 from whisperlab.model.checkpoints import tensor_shapes
 from whisperlab.model.encoder import Encoded
 from whisperlab.model.linear import (
+    ENCODERS,
     Int8Linear,
     Linear,
     OneDnnLinear,
@@ -40,12 +41,6 @@ def checked_anew() -> Iterator[None]:
     operator_works.cache_clear()
 
 
-def fast_in_8_bits() -> bool:
-    """Whether the processor has what mixed precision is for."""
-    vnni, avx512_bf16, amx = linear.cpu_instructions()
-    return vnni and avx512_bf16 and not amx
-
-
 def missing(*_: object, **__: object) -> Any:
     raise AttributeError("'_OpNamespace' object has no attribute 'linear'")
 
@@ -65,9 +60,6 @@ def test_the_operators_of_this_torch_work_where_the_processor_has_them() -> None
     assert operator_works("fp32") == torch.backends.mkldnn.is_available()
     assert operator_works("int8") == (torch.backends.quantized.engine in ("x86", "fbgemm"))
     assert operator_works("int8 rows") == operator_works("int8")
-    if fast_in_8_bits():
-        assert operator_works("mixed")
-        assert check_precision(None, CPU) == check_precision("mixed", CPU) == "mixed"
 
 
 @pytest.mark.parametrize("how", ["missing", "wrong"])
@@ -96,6 +88,28 @@ def test_without_quantised_operators_fp32_is_chosen_and_int8_refused(monkeypatch
     with pytest.raises(ConfigurationError, match="int8 needs an x86 CPU and a torch with quantised operators"):
         check_precision("int8", CPU)
     assert type(packed_linear(torch.ones(4, 8), None, "int8")) is Linear
+
+
+@pytest.mark.parametrize(
+    "vnni, avx512_bf16, amx, expected",
+    [
+        (True, True, False, ("bf16", "int8")),
+        (True, True, True, ("bf16", "bf16")),
+        (True, False, False, ("int8", "int8")),
+        (False, True, False, ("bf16", "bf16")),
+        (False, False, False, ("int8", "int8")),
+    ],
+)
+def test_language_id_is_in_eight_bits_where_they_are_faster_than_bfloat16(
+    monkeypatch: pytest.MonkeyPatch, vnni: bool, avx512_bf16: bool, amx: bool, expected: tuple[str, str]
+) -> None:
+    """The precisions of the encoder for text and of that for language-ID, by the instructions of the processor."""
+    monkeypatch.setattr(linear, "cpu_instructions", lambda: (vnni, avx512_bf16, amx))
+    monkeypatch.setattr(linear, "operator_works", lambda operator: True)
+    assert tuple(check_precision(None, CPU, part) for part in ENCODERS) == expected
+    for asked in ("fp32", expected[0]):
+        assert {check_precision(asked, CPU, part) for part in ENCODERS} == {asked}
+    assert check_precision(None, CPU, "decoder") == "int8"
 
 
 def test_without_facts_about_the_processor_bf16_is_not_chosen(monkeypatch: pytest.MonkeyPatch) -> None:

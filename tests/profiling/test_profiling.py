@@ -254,17 +254,19 @@ def test_what_is_owned_is_counted_once_and_by_attribute() -> None:
 @pytest.mark.model
 def test_what_our_transcriber_owns_is_its_weights_and_its_buffers() -> None:
     from whisperlab import SessionRestartTranscriber
-    from whisperlab.model.linear import has_bf16, has_mixed
+    from whisperlab.model.linear import ENCODERS, check_precision, has_bf16
 
     transcriber = SessionRestartTranscriber(languages=["en", "es"])
     held = passes.owned(passes.transcriber_parts(transcriber))
     assert held["vad_audio_buffer"] == 60 * SAMPLE_RATE * 4
     encoder = held["encoder"]
     # In int8 the convolutions (0.9 million weights) and the positions (0.8) stay in float32.
-    expected = 2 * 18.4e6 if has_bf16(torch_device()) else 18.4e6 + 3 * 1.7e6
-    if has_mixed(torch_device()):  # eight layers of twelve of five blocks are in 8 bits
-        expected -= 5 * 8 * 512**2
-    assert expected < encoder < 1.2 * expected
+    eight_bits = 18.4e6 + 3 * 1.7e6
+    expected = 2 * 18.4e6 if has_bf16(torch_device()) else eight_bits
+    assert expected < encoder < 1.15 * expected
+    of_text, of_language = (check_precision(None, torch_device(), part) for part in ENCODERS)
+    if of_text != of_language:
+        assert eight_bits < held["language_id_encoder"] < 1.15 * eight_bits
 
 
 def torch_device() -> Any:

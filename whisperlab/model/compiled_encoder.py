@@ -1,8 +1,9 @@
 """The encoder as machine code: exported by torch.export, compiled by AOTInductor, and cached on disk.
 
 torch.compile would compile in every process, at the first window. The code here runs for any number of positions and
-threads. Compiling needs a C++ compiler; if it fails, the network runs uncompiled and the reason is logged. The network
-is split where positions may be pooled, so language-ID and text share the weights.
+threads. Compiling needs a C++ compiler. If it fails, the network runs uncompiled and the reason is logged.
+
+The network is split where positions may be pooled. Language ID (pooled) and text (not pooled) share the weights.
 """
 
 import hashlib
@@ -94,7 +95,7 @@ def compiled_encoder(weights: Weights, precision: Precision, split: int, say: Sa
     Compiling takes a minute or two, once per model, precision, split, version of torch and kind of processor; the code
     is cached. If it fails, the uncompiled encoder is returned and a warning is logged.
     """
-    if precision in ("int8", "mixed") or weights.device.type != "cpu":
+    if precision == "int8" or weights.device.type != "cpu":
         got = f"got precision {precision} on {weights.device}"
         raise ConfigurationError(f"the compiled encoder is for fp32 and bf16 on the CPU, {got}")
     if not 0 <= split < weights.dims["n_audio_layer"]:

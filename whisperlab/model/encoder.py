@@ -1,8 +1,11 @@
 """Whisper's audio encoder on windows as short as the audio, without padding to 30 s.
 
-The network takes any length, with the positional embedding cut to the window. But Whisper was trained with silence
-after the speech. So `encode` takes a *margin* of zeros after the audio, which restores most of the accuracy. Query, key
-and value are one linear layer, convolutions linear layers over overlapping frames, additions and GELU parts of them.
+openai-whisper requires 3,000 mel frames, so 2 s of speech costs as much as 30 s. The network itself takes any length,
+with the positional embedding cut to the window. But Whisper was trained with silence after the speech. `encode`
+therefore takes a *margin* of zeros after the audio, which restores most of the accuracy at a fraction of the cost.
+
+Query, key and value are one linear layer, the convolutions are linear layers over overlapping frames, and additions
+and GELU are part of the linear layers (`whisperlab.model.linear`).
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +19,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from whisperlab.model.linear import EXACT, Precision, activations, packed_linear, padded_rows
+from whisperlab.model.linear import Precision, activations, packed_linear, padded_rows
 from whisperlab.model.weights import Weights
 from whisperlab.util.audio_arrays import FloatArray
 from whisperlab.util.errors import AudioFormatError, ConfigurationError
@@ -89,19 +92,17 @@ class Norm:
 class Block:
     """The layers of one residual attention block, without a decoder's cross-attention."""
 
-    __slots__ = ("_contract", "_expand", "_mlp_norm", "attention_norm", "kind", "mix", "n_head", "query_key_value")
+    __slots__ = ("_contract", "_expand", "_mlp_norm", "attention_norm", "mix", "n_head", "query_key_value")
 
     def __init__(self, weights: Weights, name: str, n_head: int, precision: Precision, fast: bool = True) -> None:
         kind, linear = activations(precision), partial(packed_linear, precision=precision, fast=fast)
-        self.kind = kind  # of its input and output
         self.n_head = n_head
         self.attention_norm = Norm(weights, f"{name}.attn_ln", kind)
         self.query_key_value = linear(*fused_attention(weights, f"{name}.attn", n_head))
         self.mix = linear(*weights.layer(f"{name}.attn.out"))
         self._mlp_norm = Norm(weights, f"{name}.mlp_ln", kind)
         self._expand = linear(*weights.layer(f"{name}.mlp.0"))
-        last: Precision = "bf16" if precision == "mixed" else precision
-        self._contract = packed_linear(*weights.layer(f"{name}.mlp.2"), last, fast)
+        self._contract = linear(*weights.layer(f"{name}.mlp.2"))
 
     def mlp(self, x: torch.Tensor) -> torch.Tensor:
         """The two fully connected layers, added to their input."""
@@ -142,8 +143,7 @@ class Network:
     """The encoder's network for windows of any length: `head` and `tail`, between which positions may be pooled.
 
     Windows are padded to a number of rows (`rows`); ``seen`` tells the attention which of them are positions. With
-    precision int8 the convolutions stay in float32, with mixed precision they and the first block are bfloat16: without
-    it half of the error would come from that block. ``fast`` is that of `packed_linear`.
+    precision int8 the convolutions stay in float32. ``fast`` is that of `packed_linear`.
     """
 
     def __init__(
@@ -153,15 +153,14 @@ class Network:
         attention: Callable[..., torch.Tensor] = eager_attention,
         fast: bool = True,
     ) -> None:
-        exact = EXACT[precision]
-        self.kind, self._attention, self._fast = activations(exact), attention, fast
+        self.kind, self._attention, self._fast = activations(precision), attention, fast
+        exact: Precision = "fp32" if precision == "int8" else precision
         self._convolutions = [packed_linear(*convolution(weights, f"encoder.conv{n}"), exact, fast) for n in (1, 2)]
         places = weights.tensor("encoder.positional_embedding").to(self.kind)
         self._places = F.pad(places, (0, 0, 0, WINDOW_ROWS - len(places)))
         n_head, names = weights.dims["n_audio_head"], range(weights.dims["n_audio_layer"])
-        of_block = [exact if precision == "mixed" and not name else precision for name in names]
-        self._blocks = [Block(weights, f"encoder.blocks.{name}", n_head, of_block[name], fast) for name in names]
-        self._norm = Norm(weights, "encoder.ln_post", activations(precision))
+        self._blocks = [Block(weights, f"encoder.blocks.{name}", n_head, precision, fast) for name in names]
+        self._norm = Norm(weights, "encoder.ln_post", self.kind)
 
     @line_profiled
     def __call__(self, mel: torch.Tensor, pool_after: int | None) -> torch.Tensor:
@@ -199,7 +198,6 @@ class Network:
 
     def _through(self, blocks: Sequence[Block], x: torch.Tensor, seen: Any) -> torch.Tensor:
         for block in blocks:
-            x = x.to(block.kind)
             mixed = self._attention(block.query_key_value(block.attention_norm(x)), block.n_head, seen)
             x = block.mlp(block.mix.added(mixed, x))
         return x

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from whisperlab.model.compiled_encoder import compiled_encoder
 from whisperlab.model.encoder import Encoded, ShortWindowEncoder
-from whisperlab.model.linear import EXACT, Precision, check_precision
+from whisperlab.model.linear import Precision, check_precision
 from whisperlab.model.text_decoder import Draft, Prompt, TextDecoder
 from whisperlab.model.weights import Model, Weights, weights_of
 from whisperlab.util.errors import translate_oom
@@ -58,8 +58,8 @@ def prepared(model: Model, precision: str | None = None, split: int | None = Non
     weights = weights_of(model)
     with translate_oom(f"to prepare {weights.name}"), _preparing:
         for_encoder = check_precision(precision, weights.device, "encoder")
-        if split is not None and precision is None:  # 8-bit products are not compiled
-            for_encoder = EXACT[for_encoder]
+        if split is not None and precision is None and for_encoder == "int8":
+            for_encoder = "fp32"  # 8-bit products are not compiled
         for_decoder = check_precision(precision, weights.device, "decoder")
         encoders, decoders = _prepared.setdefault(weights, ({}, {}))
         if (for_encoder, split) not in encoders:

@@ -1,14 +1,12 @@
-"""Linear layers with packed weights in fp32, bf16 or 8 bits, and the only place that uses torch's unstable operators.
+"""Linear layers with packed weights in fp32, bf16 or int8, and the only place that uses torch's unstable operators.
 
-On a CPU, fp32 and bf16 use oneDNN with weights that are packed once; a following addition or GELU needs no pass of its
-own. bf16 is twice as fast as fp32 where the CPU multiplies it.
+On a CPU, fp32 and bf16 use oneDNN with weights that are packed once. On some processors fp32 takes half the time that
+way, and a following addition or GELU needs no pass of its own. bf16 is twice as fast again where the CPU multiplies it.
 
-*int8* reads a quarter of the memory. Each row of the input (a position, a token) and of the weights has its own scale,
-because a few channels of Whisper's activations are far larger than the rest. On two-second windows of speech the error
-of the encoder's output is 5 to 6 % (9 % without VNNI), against 16 to 26 % with torch's one scale for a whole window.
-
-*mixed* is for encoders on CPUs with VNNI and BF16, but without AMX. There 8-bit products take half the time of bf16.
-The first block and the last layer of each block, which 8 bits harm most, stay bf16: the error is 4 %, 2.4 % with bf16.
+int8 reads a quarter of the memory. A few channels of Whisper's activations are far larger than the rest: one scale for
+a whole window leaves few steps for small rows. Here each row of the input (a position, a token) has its own scale, and
+so has each row of the weights. On two-second windows of speech the relative error of the encoder's output is 5 to 6 %
+(9 % without VNNI), against 16 to 26 % with torch's dynamic quantisation of whole tensors.
 
 The operators of oneDNN are private in torch, and its quantised operators are deprecated since torch 2.13. Each is
 tried once per process (`operator_works`). If it fails, a warning is logged and plain torch is used, fp32 for int8.
@@ -28,9 +26,10 @@ import torch.nn.functional as F
 from whisperlab.util.errors import ConfigurationError, brief, is_lack_of_memory
 from whisperlab.util.validation import check_type
 
-Precision: TypeAlias = Literal["fp32", "bf16", "int8", "mixed"]
-Part: TypeAlias = Literal["encoder", "decoder"]
-Operator: TypeAlias = Literal["fp32", "bf16", "int8", "int8 rows", "mixed"]
+Precision: TypeAlias = Literal["fp32", "bf16", "int8"]
+Part: TypeAlias = Literal["encoder", "language-ID", "decoder"]  # language-ID: the encoder for it
+ENCODERS: tuple[Part, Part] = "encoder", "language-ID"
+Operator: TypeAlias = Literal["fp32", "bf16", "int8", "int8 rows"]
 
 SMALLEST = 1e-9  # the least scale: a row of zeros has none
 PACKED_ROWS = 100  # positions in 2 s, for which packed weights are laid out
@@ -41,7 +40,7 @@ ROWS = 16
 MOST_ROWS = 8 * ROWS
 
 # The largest relative error of an operator that works; a wrong result is off by far more.
-_TOLERANCE: dict[Operator, float] = {"fp32": 1e-4, "bf16": 0.02, "int8": 0.03, "int8 rows": 0.03, "mixed": 0.03}
+_TOLERANCE: dict[Operator, float] = {"fp32": 1e-4, "bf16": 0.02, "int8": 0.03, "int8 rows": 0.03}
 
 _log = logging.getLogger(__name__)
 
@@ -58,12 +57,6 @@ def has_bf16(device: torch.device) -> bool:
         return bool(torch.cuda.is_bf16_supported())
     _, avx512_bf16, amx = cpu_instructions()
     return device.type == "cpu" and (avx512_bf16 or amx) and operator_works("bf16")
-
-
-def has_mixed(device: torch.device) -> bool:
-    """Whether 8-bit products are faster than bfloat16 here, and both run."""
-    vnni, _, amx = cpu_instructions()
-    return vnni and not amx and has_bf16(device) and has_int8(device) and operator_works("mixed")
 
 
 def cpu_instructions() -> tuple[bool, bool, bool]:
@@ -84,32 +77,29 @@ def instruction_set(device: torch.device) -> str:
 def check_precision(asked: str | None, device: torch.device, part: Part = "encoder") -> Precision:
     """The precision asked for; ConfigurationError if it is unknown or cannot run on the device.
 
-    None chooses the fastest that does not harm the text: mixed or bf16 for the encoder where the CPU multiplies it,
-    otherwise int8, otherwise fp32. The decoder reads all weights for every single token, so int8 is fastest for it.
+    None chooses the fastest that does no harm: bf16 for the encoder where the CPU multiplies it, otherwise int8,
+    otherwise fp32. The decoder reads all weights for every single token, so int8 is fastest for it. With VNNI, but
+    without AMX, it also is for language-ID, whose windows are short; there the errors of 8 bits do no harm.
     """
     if asked is None:
-        if part == "encoder" and has_bf16(device):
-            return "mixed" if has_mixed(device) else "bf16"
+        vnni, _, amx = cpu_instructions()
+        in_8_bits = part == "decoder" or (part == "language-ID" and vnni and not amx and has_int8(device))
+        if not in_8_bits and has_bf16(device):
+            return "bf16"
         return "int8" if has_int8(device) else "fp32"
     check_type("precision", asked, Precision)
-    has, needed = _NEEDED.get(asked, (lambda device: True, ""))
-    if not has(device):
-        got = f"got device {device} and torch {torch.__version__}"
-        raise ConfigurationError(f"precision {asked} needs {needed}, {got}; fp32 runs everywhere")
-    return "int8" if asked == "mixed" and part == "decoder" else cast(Precision, asked)
-
-
-_NEEDED = {
-    "int8": (has_int8, "an x86 CPU and a torch with quantised operators"),
-    "bf16": (has_bf16, "a CPU with AVX-512 BF16 or AMX, or a GPU that multiplies it"),
-    "mixed": (has_mixed, "a CPU with AVX-512 VNNI and BF16, and without AMX"),
-}
-# The precision of the layers of an encoder that are not in 8 bits.
-EXACT: dict[Precision, Precision] = {"int8": "fp32", "mixed": "bf16", "fp32": "fp32", "bf16": "bf16"}
+    if asked == "int8" and not has_int8(device):
+        needed = "an x86 CPU and a torch with quantised operators"
+        got = f"device {device} and torch {torch.__version__}"
+        raise ConfigurationError(f"precision int8 needs {needed}, got {got}; fp32 runs everywhere")
+    if asked == "bf16" and not has_bf16(device):
+        needed = "a CPU with AVX-512 BF16 or AMX, or a GPU that multiplies it"
+        raise ConfigurationError(f"precision bf16 needs {needed}, got device {device}; int8 and fp32 run on more")
+    return cast(Precision, asked)
 
 
 def activations(precision: Precision) -> torch.dtype:
-    """The type of the input and output of a layer; a mixed one returns bf16 unless it adds."""
+    """The type of the input and output of a layer."""
     return torch.bfloat16 if precision == "bf16" else torch.float32
 
 
@@ -121,7 +111,7 @@ def packed_linear(weight: torch.Tensor, bias: torch.Tensor | None, precision: Pr
     if bias is None:
         bias = torch.zeros(len(weight), device=weight.device)
     weight, bias, kind = weight.detach().float().contiguous(), bias.detach().float(), activations(precision)
-    packed = {"int8": Int8Linear, "mixed": MixedLinear}.get(precision, OneDnnLinear)
+    packed = Int8Linear if precision == "int8" else OneDnnLinear
     works = fast and weight.device.type == "cpu" and operator_works(precision)
     return (packed if works else Linear)(weight.to(kind), bias.to(kind))
 
@@ -145,8 +135,8 @@ class Linear:
         return F.gelu(self(x))
 
     def added(self, x: torch.Tensor, to: torch.Tensor) -> torch.Tensor:
-        """The linear layer plus a tensor of its output's shape, which is not changed and whose type the sum has."""
-        return self(x).to(to.dtype).add_(to)
+        """The linear layer plus a tensor of its output's shape, which is not changed."""
+        return self(x).add_(to)
 
 
 class OneDnnLinear(Linear):
@@ -164,47 +154,14 @@ class OneDnnLinear(Linear):
         return self._pointwise(x, "gelu", "none")
 
     def added(self, x: torch.Tensor, to: torch.Tensor) -> torch.Tensor:
-        if x.dtype != to.dtype:
-            return super().added(x, to)
         add = torch.ops.mkldnn._linear_pointwise.binary
         pairs = zip(split_rows(x), split_rows(to), strict=True)
         return _joined([add(rows, base, self._weight, self._bias, "add") for rows, base in pairs], to.shape)
 
     def _pointwise(self, x: torch.Tensor, name: str, variant: str) -> torch.Tensor:
-        parts = [self._product(rows, name, variant) for rows in split_rows(x)]
+        linear = torch.ops.mkldnn._linear_pointwise
+        parts = [linear(rows, self._weight, self._bias, name, [], variant) for rows in split_rows(x)]
         return _joined(parts, (*x.shape[:-1], len(self._bias)))
-
-    def _product(self, rows: torch.Tensor, name: str, variant: str) -> torch.Tensor:
-        y: torch.Tensor = torch.ops.mkldnn._linear_pointwise(rows, self._weight, self._bias, name, [], variant)
-        return y
-
-
-class MixedLinear(OneDnnLinear):
-    """oneDNN's 8-bit product with bf16 output. Up to `MOST_ROWS` rows of the input share a scale and a zero point.
-
-    The input may be fp32 or bf16. The scale of the input is applied in the product, so no pass follows it.
-    """
-
-    __slots__ = ("_scales", "_zeros")
-    added = Linear.added
-
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor) -> None:
-        rows, scales = quantised_rows(weight)
-        self._scales = scales.float()
-        self._zeros = torch.zeros(len(rows), dtype=torch.long)
-        packed = torch.ops.onednn.qlinear_prepack(rows, [MOST_ROWS, rows.shape[1]])
-        Linear.__init__(self, packed, bias.float())
-
-    def _product(self, rows: torch.Tensor, name: str, variant: str) -> torch.Tensor:
-        rows = rows.float()
-        least, most = (float(x) for x in torch.aminmax(rows))
-        scale = max(max(most, 0.0) - min(least, 0.0), SMALLEST) / 255
-        zero = round(-min(least, 0.0) / scale)
-        # unsigned, because signed input takes minutes; from float to 16 to 8 bits, because the direct way is slow
-        steps = torch.add(torch.tensor(zero + 0.5), rows, alpha=1 / scale).to(torch.int16).to(torch.uint8)
-        given = steps, scale, zero, self._weight, self._scales, self._zeros, self._bias, 1.0, 0
-        y: torch.Tensor = torch.ops.onednn.qlinear_pointwise(*given, torch.bfloat16, name, [], variant)
-        return y
 
 
 class Int8Linear(Linear):
@@ -213,8 +170,12 @@ class Int8Linear(Linear):
     __slots__ = ("_product", "_reduce_range")
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor) -> None:
-        rows, scales = quantised_rows(weight)
-        zeros = torch.zeros(len(weight), dtype=torch.long)
+        scales, zeros = torch.empty(len(weight), dtype=torch.double), torch.zeros(len(weight), dtype=torch.long)
+        rows = torch.empty(weight.shape, dtype=torch.int8)
+        for start in range(0, len(weight), 4096):  # all of a vocabulary in 64-bit floats would take 212 MB
+            part = slice(start, start + 4096)
+            scales[part] = weight[part].float().abs().amax(1).clamp_min(SMALLEST).double() / 127
+            rows[part] = (weight[part] / scales[part, None]).round().to(torch.int8)
         with warnings.catch_warnings():
             # Deprecated in torch 2.13, which has no other way yet to the weights of its int8 operators.
             warnings.filterwarnings("ignore", "torch.quantize_per_tensor, torch.quantize_per_channel", UserWarning)
@@ -251,16 +212,6 @@ class Int8Rows(Int8Linear):
         rows = torch.cat([whole, (steps - whole) * (2 * most)])
         coarse, fine = self._product(rows, 1.0, most + 1, self._weight).chunk(2)
         return torch.add(coarse, fine, alpha=0.5 / most).mul_(scale)
-
-
-def quantised_rows(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """A weight of any float type in signed 8 bits, and the scale of each of its rows."""
-    scales, rows = torch.empty(len(weight), dtype=torch.double), torch.empty(weight.shape, dtype=torch.int8)
-    for start in range(0, len(weight), 4096):  # all of a vocabulary in 64-bit floats would take 212 MB
-        part = slice(start, start + 4096)
-        scales[part] = weight[part].float().abs().amax(1).clamp_min(SMALLEST).double() / 127
-        rows[part] = (weight[part] / scales[part, None]).round().to(torch.int8)
-    return rows, scales
 
 
 def packed_bytes(weight: torch.ScriptObject) -> int:
@@ -312,7 +263,7 @@ def _error(operator: Operator) -> float:
         if operator == "int8 rows":
             pairs = [(Int8Rows(weight)(x), F.linear(x, weight))]
         else:
-            kinds = {"int8": Int8Linear, "mixed": MixedLinear}.get(operator, OneDnnLinear), Linear
+            kinds = Int8Linear if operator == "int8" else OneDnnLinear, Linear
             layer, exact = (make(weight, weight[0]) for make in kinds)
             pairs = [(layer(x), exact(x)), (layer.gelu(x), exact.gelu(x))]
             pairs += [(layer.added(x, to), exact.added(x, to)), (layer(x[:1]), exact(x[:1]))]

@@ -66,8 +66,10 @@ def transcriber_parts(transcriber: Any) -> object:
     if all(kind.__module__ != "whisperlab.transcriber" for kind in type(transcriber).__mro__):  # without importing it
         return transcriber
     first = {name: getattr(transcriber, name) for name in ("vad_audio_buffer", "audio_buffer_for_lid", "encoder_cache")}
-    network = {"encoder": transcriber.parts.lid.encoder, "text_decoder": transcriber.parts.decoder}
-    return {**first, **network, "metrics": transcriber.metrics, "stream": transcriber}
+    parts = transcriber.parts
+    encoders = {"encoder": parts.text_encoder, "language_id_encoder": parts.lid.encoder}
+    rest = {"text_decoder": parts.decoder, "metrics": transcriber.metrics, "stream": transcriber}
+    return {**first, **encoders, **rest}
 
 
 def owned(holder: object) -> dict[str, int]:

@@ -17,6 +17,7 @@ from whisperlab.metrics import PerformanceMetrics
 from whisperlab.model.ctranslate2_engine import ctranslate2_engine
 from whisperlab.model.encoder import ShortWindowEncoder
 from whisperlab.model.engine import Engine, prepared
+from whisperlab.model.linear import ENCODERS, check_precision
 from whisperlab.model.weights import Weights
 from whisperlab.streaming.context import PER_MS, VAD_BUFFER, AudioHistory, Context, Monitor
 from whisperlab.streaming.decoding import SpeechDecoder
@@ -73,7 +74,12 @@ class Assembly:
         else:
             encoder, stack = ctranslate2_engine(weights, compute.precision, compute.threads)
         encoder.check_pooling(options.pool_after)
-        self.precisions = encoder.precision, stack.precision  # of encoder and decoder
+        for_language = encoder
+        if compute.engine == "whisperlab" and split is None:
+            of_text, other = (check_precision(compute.precision, weights.device, part) for part in ENCODERS)
+            if encoder.precision == of_text != other:
+                for_language, _ = makers.engine(weights, other, None)
+        self.precisions = encoder.precision, for_language.precision, stack.precision
         named = config.languages if config.language is None else (config.language,)
         if config.oracle is not None:
             named = tuple(code for _, code in config.oracle)
@@ -103,9 +109,9 @@ class Assembly:
             hash_precision=config.cache.hash_precision,
             key=config.cache.key,
             shadow_rate=config.cache.shadow_rate,
-            context=(weights.name, compute.engine, encoder.precision, *window),
+            context=(weights.name, compute.engine, for_language.precision, *window),
         )
-        self.lid = LanguageEncoder(config, encoder.with_own_counts(), identifier, cache, self.metrics)
+        self.lid = LanguageEncoder(config, for_language.with_own_counts(), identifier, cache, self.metrics)
         self.runner = Runner()
         if lag_ms := config.session.parallel_ms:
             worker = ThreadPoolExecutor(1, "whisperlab-decode", torch.set_num_threads, (compute.threads,))
