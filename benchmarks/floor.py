@@ -37,7 +37,7 @@ from benchmarks.sizes import ENGLISH, LANGUAGE_ID, SIZES, Size, resident
 from whisperlab.model.compiled_encoder import compiled_encoder
 from whisperlab.model.encoder import Encoded, ShortWindowEncoder, positions
 from whisperlab.model.engine import Engine, prepared
-from whisperlab.model.linear import check_precision, packed_linear
+from whisperlab.model.linear import Precision, check_precision, packed_linear
 from whisperlab.model.text_decoder import SHORTLIST, TextDecoder
 from whisperlab.model.weights import Weights, load_weights
 from whisperlab.util.audio_arrays import FloatArray
@@ -59,6 +59,7 @@ ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
 STREAMS = 8  # that decode together in the bound
 NARROW = 64  # channels of a network that computes next to nothing
 CONTEXT = 20  # tokens in the measured decoder states
+LANGUAGE_PRECISION = check_precision(None, torch.device("cpu"), "language-ID")
 
 
 @dataclass(slots=True, frozen=True)
@@ -75,14 +76,22 @@ class Work:
         return Work(*sums)
 
 
-def work(call: Call, dims: Mapping[str, int], pool_after: int = POOL_AFTER) -> Work:
-    """What a call has to compute and to read: a bf16 encoder, an int8 decoder, attention of the decoder in fp32."""
+def work(
+    call: Call, dims: Mapping[str, int], pool_after: int = POOL_AFTER, language: Precision = LANGUAGE_PRECISION
+) -> Work:
+    """What a call has to compute and to read: a bf16 encoder, an int8 decoder, attention of the decoder in fp32.
+
+    ``language`` is the precision of the encoder for language-ID; in int8 its convolutions and attention count too.
+    """
     state, layers, vocabulary = dims["n_text_state"], dims["n_text_layer"], dims["n_vocab"]
     if call.kind == "encode":
         n = positions(min(call.audio + call.silence, MAX_WINDOW))
         convolutions = 3 * dims["n_audio_state"] * (dims["n_mels"] + dims["n_audio_state"])
         weights = convolutions + dims["n_audio_layer"] * 12 * dims["n_audio_state"] ** 2
-        return Work(bf16=encoder_flop(dims, n, pool_after if call.pooled else None), n_bytes=2 * weights)
+        flop = encoder_flop(dims, n, pool_after if call.pooled else None)
+        if call.pooled and language == "int8":
+            return Work(int8=flop, n_bytes=weights)
+        return Work(bf16=flop, n_bytes=2 * weights)
     cross, block = 2 * layers * state**2, 14 * layers * state**2
     if call.kind == "open":
         return Work(int8=2.0 * call.positions * cross, n_bytes=cross)
@@ -235,7 +244,7 @@ def narrow_share(base: Player, run: LiveRun, step: int) -> dict[str, float]:
     softmax, spectrograms and Python.
     """
     size = replace(SIZES["base"], state=NARROW)
-    narrow = Player(prepared(random_weights("narrow", size.dims)), size.dims)
+    narrow = Player(random_weights("narrow", size.dims))
     spent: dict[bool, dict[str, float]] = {}
     for number, unit in enumerate(sampled(units(run.calls), step)):
         for is_base, player in ((True, base), (False, narrow))[:: 1 if number % 2 else -1]:
@@ -406,7 +415,7 @@ def main() -> None:
     run, weights = saved_or_recorded(arguments.calls), load_weights("base")
     with torch_threads(1), torch.inference_mode():
         engine = prepared(weights)
-        base = Player(engine, weights.dims)
+        base = Player(weights)
         for unit in sampled(units(run.calls), 3 * arguments.step):  # a warm-up
             base.play(unit)
         machine, cost, n_units = measured(base, run, arguments.step, arguments.rounds)

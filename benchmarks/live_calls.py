@@ -24,7 +24,8 @@ from whisperlab import SessionRestartTranscriber, data
 from whisperlab.data import Recording
 from whisperlab.model.checkpoints import tensor_shapes
 from whisperlab.model.encoder import Encoded, ShortWindowEncoder
-from whisperlab.model.engine import Engine
+from whisperlab.model.engine import prepared
+from whisperlab.model.linear import check_precision
 from whisperlab.model.text_decoder import TextDecoder
 from whisperlab.model.weights import URLS, Weights, alignment_heads, load_weights
 from whisperlab.util.threads import torch_threads
@@ -234,10 +235,12 @@ def random_weights(name: str, dims: Mapping[str, int]) -> Weights:
 
 
 class Player:
-    """Makes recorded calls on an engine. Calls of a decode need those before them, from its `open` on."""
+    """Makes recorded calls on a model. Calls of a decode need those before them, from its `open` on."""
 
-    def __init__(self, engine: Engine, dims: Mapping[str, int], pool_after: int = 3) -> None:
-        self.encoder, decoder = engine
+    def __init__(self, weights: Weights, pool_after: int = 3) -> None:
+        self.encoder, decoder = prepared(weights)
+        other, dims = check_precision(None, weights.device, "language-ID"), weights.dims
+        self.for_language = self.encoder if other == self.encoder.precision else prepared(weights, other)[0]
         assert isinstance(decoder, TextDecoder)
         self.decoder, self.dims = decoder, dims
         self._pool_after = min(pool_after, dims["n_audio_layer"] - 1)
@@ -250,10 +253,10 @@ class Player:
     def ready(self, call: Call) -> Callable[[], object]:
         """The call with its inputs, which are made before it."""
         if call.kind == "encode":
-            window = self._audio[: call.audio]
-            return lambda: self.encoder.encode(window, call.silence, self._pool_after if call.pooled else None)
+            window, encoder = self._audio[: call.audio], self.for_language if call.pooled else self.encoder
+            return lambda: encoder.encode(window, call.silence, self._pool_after if call.pooled else None)
         if call.kind == "language":
-            features, rows = self.features(call.positions), torch.arange(50_259, 50_259 + call.n)
+            features, rows = self.features(call.positions, self.for_language), torch.arange(50_259, 50_259 + call.n)
             return lambda: self.decoder.language_logits(features, 50_258, rows)
         if call.kind == "open":
             encoded = Encoded(self.features(call.positions), call.positions)
@@ -283,7 +286,7 @@ class Player:
                 spent[call.stage] += time.process_time() - began
         return spent
 
-    def features(self, positions: int) -> torch.Tensor:
+    def features(self, positions: int, encoder: ShortWindowEncoder | None = None) -> torch.Tensor:
         """Features of a window, of noise."""
-        kind = torch.bfloat16 if self.encoder.precision == "bf16" else torch.float32
+        kind = torch.bfloat16 if (encoder or self.encoder).precision == "bf16" else torch.float32
         return torch.randn(positions, self.dims["n_audio_state"]).to(kind)

@@ -47,7 +47,6 @@ from benchmarks.live_calls import (
 )
 from whisperlab import SessionRestartTranscriber, data
 from whisperlab.model.checkpoints import tensor_shapes
-from whisperlab.model.engine import prepared
 from whisperlab.model.weights import Weights, load_weights
 from whisperlab.util.audio_arrays import FloatArray
 from whisperlab.util.process import process_memory, provenance, trim_heap
@@ -144,7 +143,7 @@ def print_memory(*dims: int) -> None:
         for size in (Size(64, 1, 4, 2), Size(*dims)):
             held = resident()
             weights = random_weights("unnamed", size.dims)
-            kept.append((weights, Player(prepared(weights), size.dims)))
+            kept.append((weights, Player(weights)))
             kept[-1][1].play(calls)
     print((resident() - held) / 1e6)
 
@@ -160,7 +159,7 @@ def row(name: str, size: Size, weights: Weights, base: Player, run: LiveRun, wor
     picked = sampled(every, size.step)
     if english:
         picked = [unit for unit in map(without_language_id, picked) if unit]
-    player = Player(prepared(weights), weights.dims)
+    player = Player(weights)
     for number in range(size.rounds):
         pairs: list[tuple[Costs, Costs]] = []
         for at, unit in enumerate(picked):
@@ -272,7 +271,7 @@ def main() -> None:
     print(f"live: {live_s:.3f} processor s per s, {run.rest_s:.3f} of it outside the network", flush=True)
     with torch_threads(1):
         real = load_weights("base")
-        base = Player(prepared(real), real.dims)
+        base = Player(real)
         for unit in sampled(every, 5):  # a warm-up
             base.play(unit)
         rows = []

@@ -10,7 +10,6 @@ import torch
 from benchmarks.floor import STREAMS, Machine, Work, floor_of, floor_rows, share, work
 from benchmarks.live_calls import STAGES, Call, LiveRun, Player, random_weights, recording_calls, sampled, units
 from benchmarks.sizes import SIZES, Size, memory_mb, row, table
-from whisperlab.model.engine import prepared
 from whisperlab.model.weights import PACKAGED
 from whisperlab.util.threads import torch_threads
 
@@ -38,7 +37,7 @@ RUN = LiveRun([replace(call, live_s=0.001) for call in CALLS], audio_s=3.0, proc
 def toy() -> Player:
     weights = random_weights("toy", TOY.dims)
     with torch_threads(1):
-        return Player(prepared(weights), weights.dims)
+        return Player(weights)
 
 
 def test_the_sizes_have_the_dimensions_of_the_models() -> None:
@@ -53,9 +52,10 @@ def test_the_operations_of_a_window_are_those_counted_by_hand() -> None:
     convolutions = 300 * (3 * 80) * 512 + 150 * (3 * 512) * 512
     block = 512 * 3 * 512 + 512 * 512 + 512 * 2048 + 2048 * 512  # per position
     attention = 3 * (150 * 150 * 512 * 2) + 3 * (75 * 75 * 512 * 2)
-    found = work(Call("encode", audio=5 * SECOND // 2, silence=SECOND // 2, pooled=True), BASE)
-    assert found.bf16 == 2 * (convolutions + 3 * 150 * block + 3 * 75 * block + attention)
-    assert found.n_bytes == 2 * (3 * 80 * 512 + 3 * 512 * 512 + 6 * block)
+    window = Call("encode", audio=5 * SECOND // 2, silence=SECOND // 2, pooled=True)
+    found, eight_bits = (work(window, BASE, language=precision) for precision in ("bf16", "int8"))
+    assert found.bf16 == eight_bits.int8 == 2 * (convolutions + 3 * 150 * block + 3 * 75 * block + attention)
+    assert found.n_bytes == 2 * eight_bits.n_bytes == 2 * (3 * 80 * 512 + 3 * 512 * 512 + 6 * block)
 
 
 def test_the_operations_of_a_decode_are_those_counted_by_hand() -> None:
