@@ -95,9 +95,10 @@ def work(
     cross, block = 2 * layers * state**2, 14 * layers * state**2
     if call.kind == "open":
         return Work(int8=2.0 * call.positions * cross, n_bytes=cross)
-    if call.kind == "language":
-        attention = 2 * call.positions * state * layers
-        computed = Work(int8=2.0 * (call.positions * cross + block), fp32=2.0 * (attention + call.n * state))
+    if call.kind == "language":  # products of the query of each head with the window, without keys and values
+        heads = dims["n_text_head"]
+        attention = 2 * heads * call.positions * state * layers
+        computed = Work(int8=2.0 * (heads * cross + block), fp32=2.0 * (attention + call.n * state))
         return computed + Work(n_bytes=cross + block)
     if call.kind == "extend":
         each = call.n // len(call.texts)
@@ -261,8 +262,6 @@ class Batching:
     windows: dict[str, Figure]
     extend_ms: dict[int, float]
     likeliest_ms: dict[int, float]
-    language_ms: float
-    open_ms: float  # of as many positions
     n: int
 
 
@@ -290,16 +289,13 @@ def batching(engine: Engine, rounds: int) -> Batching:
 
         subjects[f"extend {rows}"] = one_token
         subjects[f"likeliest {rows}"] = partial(decoder.likeliest, hidden, mask, 1)
-    short, asked = kept[:75], torch.arange(50_259, 50_264)
-    subjects["language"] = partial(decoder.language_logits, short, 50_258, asked)
-    subjects["open"] = partial(decoder.open, Encoded(short, 75))
     for run in subjects.values():  # a warm-up
         run()
     times = time_in_turns(subjects, rounds, time.process_time_ns)
     ms = {name: median_interval(took)[0] for name, took in times.items()}
     ratios = {name: ratio(name, times[f"{name}, together"], times[f"{name}, one by one"]) for name in WINDOWS}
     extend, likeliest = ({rows: ms[f"{kind} {rows}"] for rows in ROWS} for kind in ("extend", "likeliest"))
-    return Batching(ratios, extend, likeliest, ms["language"], ms["open"], rounds)
+    return Batching(ratios, extend, likeliest, rounds)
 
 
 def one_by_one(encoder: ShortWindowEncoder, windows: Sequence[FloatArray], margin: int, pool_after: int | None) -> None:
@@ -314,9 +310,7 @@ def batched_cost(run: LiveRun, cost: Mapping[str, float], found: Batching) -> di
     A lower bound: such calls rarely come at the same time and with the same length, and waiting for them adds delay.
     """
     pooled, plain = (min(1.0, found.windows[name].value) for name in WINDOWS)
-    passed = 1 - found.open_ms / found.language_ms  # share of the first-token pass that is not keys and values
-    factors = {STAGES[0]: pooled, STAGES[1]: plain, STAGES[3]: 1.0}
-    factors[STAGES[2]] = 1 - passed * (1 - share(found.extend_ms, 1))
+    factors = {STAGES[0]: pooled, STAGES[1]: plain, STAGES[2]: share(found.extend_ms, 1), STAGES[3]: 1.0}
     for stage, kind, curve in ((STAGES[4], "extend", found.extend_ms), (STAGES[5], "likeliest", found.likeliest_ms)):
         calls = [call for call in run.calls if call.kind == kind]
         alone = sum(call.live_s for call in calls)
@@ -396,7 +390,6 @@ def show_batching(run: LiveRun, cost: Mapping[str, float], found: Batching) -> d
     print(text_table(rows))
     batched = batched_cost(run, cost, found)
     alone, together = (sum(each.values()) + run.rest_s for each in (cost, batched))
-    print(f"first-token pass {found.language_ms:.2f} ms, {found.open_ms:.2f} ms of it keys and values")
     print(text_table([{"stage": stage, "alone": cost[stage], "batched": batched[stage]} for stage in STAGES]))
     print(f"with the rest: {alone:.3f} and {together:.3f} s per s")
     print(f"streams per core at most: {1 / alone:.2f} and {1 / together:.2f}")

@@ -1,10 +1,13 @@
 """RingBuffer: a circular buffer of samples in memory allocated once, with one copy in and one copy out.
 
-Guarantee: for any chunking, the ring holds the newest ``capacity`` samples that were appended and not consumed, and
-``end == consumed + dropped_samples + len(ring)`` at any time. Samples have absolute indices, which never restart.
+Guarantee: for any chunking, the ring holds the newest ``capacity`` samples that were appended and not consumed, in
+order, and ``end == consumed + dropped_samples + len(ring)`` at any time. Samples have absolute indices, which never
+restart.
 
-Threads: one thread may append while one other reads and consumes, without a lock. The producer sets ``_writing_until``
-before it copies, and ``end`` after; the consumer copies again if the producer may have written into its copy.
+Threads: one thread may append while one other thread reads and consumes, without a lock. Each cursor has one writer.
+The producer sets ``_writing_until`` to the end of a chunk before it copies the chunk, and ``end`` after it. The
+consumer checks ``_writing_until`` again after its own copy, and repeats the copy if the producer may have written into
+it. An interrupted append (``KeyboardInterrupt``) loses its own samples and those it was about to overwrite.
 """
 
 import operator

@@ -44,14 +44,15 @@ class SessionRestartTranscriber:
 
     Threads: `process`, `skip`, `finalize` and `reset` may be called by any thread; a second call waits for the first.
     Everything that only reads (`latest`, `config`, `get_statistics`, the summary, the export) may be called by any
-    thread at any time and does not wait for a decode. A signal handler may call neither.
+    thread at any time and does not wait for a decode. A signal handler may call neither: it runs inside the call that
+    it interrupts.
 
     Errors: if `process`, `skip` or `finalize` is interrupted by anything but a refused chunk, the state of the stream
     is undefined: both raise `StreamBrokenError` until `reset`. `latest` still returns what that call had made final.
 
     Determinism: the same audio and options give the same results to the last bit, in any chunks and any process. With
-    fp32 and int8 one thread and two agree as well. With bf16 and mixed they do not: oneDNN splits long sums among the
-    threads (posteriors differed by 0.04 at most in 40 s of *dev* speech).
+    fp32 and int8 one thread and two agree as well. With bf16 they do not: oneDNN splits long sums among the threads
+    (posteriors differed by 0.04 at most in 40 s of *dev* speech).
 
     Processes: start them with *spawn*. A process forked from one that has made a transcriber lacks the threads of torch
     and of the voice activity detector; every call there raises `ForkedError`.

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import TypeAlias, TypedDict
+from typing import TypeAlias, TypedDict, get_args
 
 import torch
 from tqdm.auto import tqdm
@@ -26,7 +26,7 @@ from whisperlab.evaluation.trace import StreamTranscriber, capture, write_trace
 from whisperlab.experiments import results_store as stores
 from whisperlab.experiments.executors import Executor, Lost
 from whisperlab.experiments.results_store import STORE, Row, Say
-from whisperlab.model.linear import check_precision, instruction_set
+from whisperlab.model.linear import Part, check_precision, instruction_set
 from whisperlab.model.weights import Model, load_weights, model_digest
 from whisperlab.transcriber import SessionRestartTranscriber
 from whisperlab.util.audio_arrays import audio_digest
@@ -228,7 +228,7 @@ def transcriber_maker(model: Model) -> MakeTranscriber:
 def identity(digest: str, device: str) -> dict[str, str]:
     """What all processes of a sweep must share: weights, version, the processor and its precisions by default."""
     here = torch.device(device)
-    precision = f"{check_precision(None, here, 'encoder')}/{check_precision(None, here, 'decoder')}"
+    precision = "/".join(check_precision(None, here, part) for part in get_args(Part))
     return {"weights": digest, "version": __version__, "precision": precision, "processor": instruction_set(here)}
 
 

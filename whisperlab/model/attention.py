@@ -31,8 +31,9 @@ def following(places: NDArray[np.intp], period: int) -> int:
     """The number of repetitions of a text that follow speech that repeats; the others are a loop of the decoder.
 
     ``places`` are the positions that the repeated tokens attend to (`attended`), ``period`` the tokens of one
-    repetition. All repetitions follow when the last three move on by `REPETITION` each on average, to later audio than
-    any before. Otherwise those up to the first that does not move on.
+    repetition. In speech that repeats, attention moves on with each repetition. In a loop it returns to the same
+    audio or stands still. All repetitions follow when the last three move on by `REPETITION` each on average, to
+    later audio than any before. Otherwise those up to the first that does not move on.
 
     >>> following(np.array([5, 37, 46, 77, 87, 117]), 2), following(np.array([10, 25, 40, 11, 25, 40]), 3)
     (3, 1)

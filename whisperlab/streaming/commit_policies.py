@@ -1,8 +1,9 @@
 """When words are final: policies over successive hypotheses of running speech.
 
 *Local agreement* commits the words that two successive hypotheses share (Liu et al. 2020, as used by Macháček et al.
-2023, arXiv 2307.14743). *AlignAtt* commits the words of one hypothesis before the first one whose attention reaches
-into the last ``lag`` samples (Papi et al. 2023, arXiv 2305.11408), so it commits a step earlier.
+2023, arXiv 2307.14743). *AlignAtt* commits the words of one hypothesis that the attention has left behind. A word whose
+attention reaches into the last ``lag`` samples can be incomplete or guessed; words before it are complete (Papi et al.
+2023, arXiv 2305.11408). AlignAtt needs one hypothesis only, so it commits a step earlier.
 """
 
 from collections.abc import Sequence

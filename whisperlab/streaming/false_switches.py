@@ -4,7 +4,9 @@ The *evidence* for a change is the log-odds of the new language against the like
 times the seconds that a frame counts for, summed since the best path went to the new language.
 
 `least_evidence` looks up a rate in ``false_switches.json``, which `benchmarks/false_switches.py` makes by conformal
-risk control (Angelopoulos et al. 2022, arXiv 2208.02814) from recordings of one language.
+risk control (Angelopoulos et al. 2022, arXiv 2208.02814): ``n`` recordings of one language, of ``hours`` each, with
+``false`` switches to languages that are not spoken, of which at most ``most`` count in a recording, promise
+``(false + most) / (n + 1) / hours`` per hour in expectation over further recordings of the same kind.
 """
 
 import json

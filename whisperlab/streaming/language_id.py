@@ -1,8 +1,9 @@
 """Language identification: Whisper's posterior at the start-of-transcript token, over the allowed languages.
 
-Other languages are masked before the softmax. The model's preference for English (two thirds of its training data;
-Radford et al. 2022, arXiv 2212.04356, appendix E) is subtracted, a log-prior can be added, and a temperature calibrated
-on *dev* turns logits into probabilities.
+Languages outside the allowed set are masked before the softmax. The model's preference for English (two thirds of its
+training data; Radford et al. 2022, arXiv 2212.04356, appendix E) is subtracted, a log-prior can be added, and a
+temperature calibrated on *dev* turns logits into probabilities. Only the vocabulary rows of the allowed languages are
+computed.
 """
 
 from collections.abc import Collection, Mapping, Sequence

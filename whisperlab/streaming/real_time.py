@@ -1,8 +1,11 @@
 """Real time on a machine that may be too slow: a queue with a bounded lag that omits work in a fixed order.
 
-The *lag* is the audio that was offered and is not processed yet. As it grows, `RealTimeFeed` omits language-ID frames,
-then decode steps, then the oldest audio. At any moment ``offered == processed + dropped + waiting + working`` in
-samples, and the lag is at most ``drop_ms`` plus one piece of `PIECE_MS`.
+`RealTimeFeed` is a queue of fixed size between a source that cannot wait, such as a microphone, and a transcriber. Its
+*lag* is the audio that was offered and is not processed yet. As the lag grows, first language-ID frames are omitted,
+then decode steps, then the oldest audio is dropped. As it falls, the work returns. Everything omitted is counted.
+
+Guarantee: at any moment ``offered == processed + dropped + waiting + working`` in samples, and the lag is at most
+``drop_ms`` plus one piece of `PIECE_MS`.
 """
 
 import threading

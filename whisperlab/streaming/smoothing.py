@@ -1,13 +1,18 @@
 """Smoothing: from noisy posteriors to a stable language. Viterbi with transits, and sustained detection.
 
-A window of several seconds cannot change language at once. After a switch the log-odds of the new language rise in a
-straight line while its speech fills the window: on *dev* from -5.5 at 4 % of the window to +5.5 at 88 %. So the chain
-has a state for each *settled* language, and one for each *transit* between two that began at a certain sample. A frame
-adds the squared distance of its log-probabilities from what a state predicts (Gaussian noise). The beginning of a
-transit is the boundary. A frame can have a second window, the speech since the last pause; short windows weigh less.
+A window of several seconds cannot change language at once. After a switch the log-odds of the new language against the
+old one rise in a straight line while the new speech fills the window: on *dev* from -5.5 when it makes up 4 % of the
+window to +5.5 at 88 %. So the chain has two kinds of states: a *settled* language, and a *transit* from one language
+to another that began at a certain sample. Each state predicts the log-probabilities of a frame. A frame adds the
+squared distance from that prediction (Gaussian noise of `noise_of` in each log-probability). A transit is found while
+the window still holds both languages, and its beginning is the boundary: no delay has to be subtracted afterwards.
 
-Leaving a language costs ``-log(p / (1 - p))``, where ``p`` is the probability of a switch since the last frame. Frames
-overlap, so each counts for `SmoothingOptions.evidence_per_second` times the seconds since the last one. A switch is
+A frame can have a second window, the speech since the last pause: after a switch it holds only the new language. Short
+windows deviate more from the prediction (`NOISE` by their length), so they weigh less.
+
+Staying costs nothing; leaving costs ``-log(p / (1 - p))``, shared among the other languages, where ``p`` is the
+probability of a switch since the last frame. Windows overlap, so ten frames per second are not ten independent
+observations: each counts for `SmoothingOptions.evidence_per_second` times the seconds since the last one. A switch is
 *decided* when the best path has ended in the new language for a minimum time and leads every other by a margin.
 """
 

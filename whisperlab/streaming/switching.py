@@ -47,8 +47,8 @@ def near_pause(estimate: int, pauses: Sequence[Span]) -> int:
 
     A short pause far away is no evidence for a boundary: it can lie between any two words.
 
-    >>> near_pause(20_000, [Span(30_000, 31_000)])
-    20000
+    >>> near_pause(20_000, [Span(30_000, 31_000)]), near_pause(20_000, [Span(26_000, 31_000)])
+    (20000, 31000)
     """
     ends = [pause.end for pause in pauses if abs(pause.end - estimate) <= NEAR + min(len(pause), NEAR)]
     return min(ends, key=lambda end: abs(end - estimate), default=estimate)

@@ -34,7 +34,8 @@ def response_times(service: Sequence[float], interval: float) -> tuple[float, ..
     """Waiting plus processing time of each chunk of a live stream, from the processing times.
 
     Chunks arrive every ``interval``, in the unit of ``service``, whether or not the last one is done; a slow chunk
-    delays the chunks behind it (coordinated omission; Tene 2013, "How not to measure latency").
+    delays the chunks behind it. Percentiles of ``service`` alone omit that (coordinated omission; Tene 2013, "How not
+    to measure latency").
 
     >>> response_times([1.0, 25.0, 1.0, 1.0], 10.0)
     (1.0, 25.0, 16.0, 7.0)
