@@ -98,7 +98,7 @@ class DecoderState:
 
 
 class _DecoderBlock(Block):
-    """The layers of one decoder block, without the cross-attention's keys and values."""
+    """The layers of one decoder block. Keys and values of a window are computed for all blocks together."""
 
     __slots__ = ("cross_mix", "cross_norm", "cross_query", "cross_value", "to_features")
 
