@@ -279,6 +279,7 @@ def test_every_linear_layer_is_in_eight_bits(base_model: Whisper, monkeypatch: p
             made.append(tuple(weight.shape))
             super().__init__(weight, bias)
 
+    assert linear.operator_works("int8")  # tried once per process, with a layer of its own
     monkeypatch.setattr(linear, "Int8Linear", Counted)
     weights = weights_of(base_model)
     layers, state = weights.dims["n_audio_layer"], weights.dims["n_audio_state"]
