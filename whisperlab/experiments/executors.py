@@ -1,8 +1,12 @@
 """Where the tasks of a sweep run besides this process: in several processes of this machine, or on a Ray cluster.
 
-An executor is a function from tasks to a generator of each task with its result, in any order; closing it stops the
-workers. A *factory*, importable by name, is called once per worker and returns the function that does a task. Each
-worker is a `concurrent.futures.ProcessPoolExecutor` of one process, so a death costs exactly the task of that worker.
+An executor is a function from tasks to a generator of each task with its result when it is done, in any order; closing
+the generator stops the workers. A *factory* is called once per worker, loads the model, and returns the function that
+does a task. It is importable by name, or `functools.partial` of such a function. Workers write traces; only the driver
+writes rows.
+
+A worker is a `concurrent.futures.ProcessPoolExecutor` of one process: when a process dies, its executor fails as a
+whole, so a death costs exactly the task of that worker. Workers are started with *spawn*, without the driver's locks.
 """
 
 import logging

@@ -1,7 +1,9 @@
 """The results of a sweep: one SQLite file, ``results.sqlite``, in the sweep's folder.
 
-A task has one row, named by its ``key``: a digest of everything that the result depends on. ``results_store.sql`` has
-the tables, ``results_store.toml`` their columns. SQLite's write-ahead log keeps the file valid through kills.
+A task has one row, named by its ``key``: a digest of everything that the result depends on. The file
+``results_store.sql`` describes the tables, and ``results_store.toml`` their columns. SQLite's write-ahead log keeps the
+file valid when a process is killed, and lets several processes read while one writes. DuckDB and pandas read the file
+directly.
 """
 
 import hashlib

@@ -1,7 +1,9 @@
 """A grid of configurations over recordings: each pair leaves one row in a store and one trace beside it.
 
 A row is named by everything it depends on: configuration, audio, reference, model, version of whisperlab, precision and
-processor. A row that exists is not computed again, so a sweep that was stopped or killed can be continued.
+processor. A row that exists is not computed again, so a sweep that was stopped or killed can be continued. A
+configuration without ``decode`` runs language-ID only, which makes a large sweep over the cache cheap: its hit rates do
+not depend on decoding.
 """
 
 import gc
@@ -63,7 +65,8 @@ class _Bar(tqdm):  # type: ignore[type-arg]
 class Grid:
     """The values to try of each option, by dotted name; ``fixed`` are options of all configurations.
 
-    Other options have the transcriber's defaults, except those of `EVERY_HOP`. Hash precisions imply the guide's key.
+    Other options have the transcriber's defaults, except those of `EVERY_HOP`. A grid of hash precisions without a
+    key uses the guide's, because the default key ignores them.
 
     >>> [config.cache.size for config in Grid({"cache.size": [10, 50]}).configurations()]
     [10, 50]

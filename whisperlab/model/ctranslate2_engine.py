@@ -1,8 +1,9 @@
 """The engine ``ctranslate2``: the network of faster-whisper, with the weights of any checkpoint.
 
 The weights are written in CTranslate2's format in memory, so both engines compute with the same numbers. CTranslate2
-decodes a window in one call. So language-ID never averages positions (``pool_after``), expected tokens save no time,
-and a loop is cut off after the call, by the word times of `ctranslate2.models.Whisper.align`.
+decodes a window in one call, without the state of the call before. So three things differ from our own network:
+language-ID never averages positions (``pool_after``), expected tokens save no time, and a loop of the decoder is cut
+off after the call, by the word times of `ctranslate2.models.Whisper.align`.
 """
 
 import json

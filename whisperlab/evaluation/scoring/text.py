@@ -182,8 +182,9 @@ def units(text: str, *, fold_diacritics: bool = True, normalizer: str = "plain",
     """Split a text into its units for scoring: compatibility-normalised (NFKC), case-folded, without punctuation.
 
     ``fold_diacritics`` removes the accents of Latin and Greek letters and the dots of Cyrillic ``ё``, which many
-    transcripts omit; turn it off for a language in which accents distinguish words, such as Vietnamese. Apostrophes and
-    tags are removed; other punctuation separates words. ``normalizer`` is a name as in `normalizer_name`.
+    transcripts omit; turn it off for a language in which accents distinguish words, such as Vietnamese. Apostrophes are
+    removed; other punctuation separates words. Numbers stay digits. Tags of words of interest are removed.
+    ``normalizer`` is a name as in `normalizer_name`.
 
     >>> units("¿Qué? I'd book一个room!")
     ['que', 'id', 'book', '一', '个', 'room']

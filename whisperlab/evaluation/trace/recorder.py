@@ -57,8 +57,9 @@ def capture(
     behind without limit, unless ``overload`` sets how to shed load; the audio then goes through a `RealTimeFeed`, which
     needs a `LiveTranscriber`, and a source is read in a thread of its own. The caller closes the source.
     ``progress`` is called after each chunk with the seconds of audio fed, ``on_result`` before it with the result.
-    Before each chunk ``stop`` is called: True ends the stream early, with a complete trace. ``audio_options`` say how
-    ``audio_path`` was read: ``channel``, ``track``, ``offset`` (s). Raises ConfigurationError for empty audio.
+    Before each chunk ``stop`` is called: True ends the stream early, and the trace is complete up to there.
+    ``audio_options`` say how ``audio_path`` was read: ``channel``, ``track``, and the ``offset`` of a part in seconds;
+    None is the default. Raises ConfigurationError for empty audio and invalid options.
     """
     if samples(chunk_ms / 1000) < 1:
         raise ConfigurationError(f"chunk_ms must give at least one sample, got {chunk_ms}")
